@@ -1,0 +1,158 @@
+"""Loading a base model, its tokenizer and adapters from folders that were checked. Nothing is fetched, no code is run."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from project.contracts.runs import UserError
+from project.modeling import weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class ModelFacts(BaseModel):
+    """What a model folder says about itself, read without loading it. `context` in tokens, `bytes` of weights."""
+
+    model_config = ConfigDict(frozen=True)
+
+    family: str
+    layers: int = Field(ge=0)
+    hidden_size: int = Field(ge=0)
+    heads: int = Field(ge=0)
+    vocabulary: int = Field(ge=0)
+    context: int = Field(ge=0)
+    parameters: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    dtype: str
+    has_template: bool
+
+
+def describe(folder: Path) -> ModelFacts:
+    """Facts of a full model, from its config and the headers of its weights. Raises UserError if it is no model folder."""
+    config = _json(folder / "config.json")
+    text: dict[str, Any] = config.get("text_config") or config
+    tensors = list(weights.tensors(folder))
+    sizes: dict[str, int] = {}
+    for tensor in tensors:
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.count
+    return ModelFacts(
+        family=str(config.get("model_type", "unknown")),
+        layers=_number(text, "num_hidden_layers", "n_layer", "num_layers"),
+        hidden_size=_number(text, "hidden_size", "n_embd", "d_model"),
+        heads=_number(text, "num_attention_heads", "n_head", "num_heads"),
+        vocabulary=_number(text, "vocab_size"),
+        context=_number(text, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+        parameters=sum(sizes.values()),
+        bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        dtype=_DTYPES.get(max(sizes, key=lambda name: sizes[name], default=""), "unknown"),
+        has_template=_has_template(folder),
+    )
+
+
+def fast_dtype(device: str) -> Dtype:
+    """The number format in which `device` computes a frozen model fastest.
+
+    bfloat16 on a GPU and on CPUs that multiply it in hardware. On other CPUs it is emulated, about nine times slower than
+    float32 (measured on AVX2).
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
+
+
+def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model folder, with a padding token. Raises UserError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"The model's tokenizer can't be loaded: {error}", field="base") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    base: Path, *, device: str = "cpu", dtype: Dtype = "float32", attention: str = "sdpa"
+) -> "PreTrainedModel":
+    """A causal language model in evaluation mode on `device`, in `dtype` whatever it was saved in. Raises UserError.
+
+    `attention` is the name of an attention implementation of transformers, built in or registered.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    weights.check_folder(base)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            str(base),
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"The model can't be loaded: {error}", field="base") from error
+    restore_cache(model)
+    model.to(device)
+    return model.eval()
+
+
+def load_adapter(model: "PreTrainedModel | PeftModel", adapter: Path, name: str) -> "PeftModel":
+    """Put the adapter in the folder `adapter` on `model` as `name`, beside those already there. Raises UserError."""
+    from peft import PeftModel
+
+    weights.check_folder(adapter)
+    if not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"{adapter.name} is not an adapter: it has no adapter_config.json.", field="adapter")
+    device = str(model.device)
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(adapter), adapter_name=name, torch_device=device)
+        else:
+            model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name, torch_device=device)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The adapter does not fit this base model: {reason}", field="adapter") from error
+    return model.eval()
+
+
+def restore_cache(model: "PreTrainedModel") -> None:
+    """Switch the key-value cache on again: trainers switch it off and save that, and serving would crawl."""
+    model.config.use_cache = True
+    if model.generation_config is not None:
+        model.generation_config.use_cache = True
+
+
+_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "U8": "uint8", "I8": "int8"}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{file.parent.name} is not a model folder: it has no readable {file.name}.", field="model")
+    return content
+
+
+def _number(config: dict[str, Any], *names: str) -> int:
+    return next((config[name] for name in names if isinstance(config.get(name), int)), 0)
+
+
+def _has_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and bool(_json(file).get("chat_template"))

@@ -1,0 +1,8 @@
+"""For servers that speak WSGI only: pages and REST, without `/v1/` and websockets. `manage.py start` uses project.asgi."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+application = get_wsgi_application()
