@@ -10,7 +10,7 @@ _BATCH = 2048
 
 
 def iter_rows(path: Path) -> Iterator[Row]:
-    """The rows of `path` in their order: a version's folder (with `rows.parquet`), or the file itself. Raises UserError."""
+    """The rows of `path` in order: a version's folder (with `rows.parquet`), or the file itself. Raises UserError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -32,7 +32,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(rows: list[Row], folder: Path) -> Path:
-    """Write `rows.parquet` into `folder` as a version's artifact has it, without meta data. For tests and by-hand runs."""
+    """Write `folder/rows.parquet` as a version's artifact has it, without meta data: for tests and runs by hand."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

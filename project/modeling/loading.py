@@ -1,4 +1,4 @@
-"""Loading a base model, its tokenizer and adapters from folders that were checked. Nothing is fetched, no code is run."""
+"""Loading a base model, its tokenizer and adapters from checked folders. Nothing is fetched, no code is run."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ class ModelFacts(BaseModel):
 
 
 def describe(folder: Path) -> ModelFacts:
-    """Facts of a full model, from its config and the headers of its weights. Raises UserError if it is no model folder."""
+    """Facts of a full model, from its config and the headers of its weights. Raises UserError for another folder."""
     config = _json(folder / "config.json")
     text: dict[str, Any] = config.get("text_config") or config
     tensors = list(weights.tensors(folder))
@@ -58,8 +58,8 @@ def describe(folder: Path) -> ModelFacts:
 def fast_dtype(device: str) -> Dtype:
     """The number format in which `device` computes a frozen model fastest.
 
-    bfloat16 on a GPU and on CPUs that multiply it in hardware. On other CPUs it is emulated, about nine times slower than
-    float32 (measured on AVX2).
+    bfloat16 on a GPU and on CPUs that multiply it in hardware. On other CPUs it is emulated, about nine times slower
+    than float32 (measured on AVX2).
     """
     import torch
 
@@ -115,15 +115,11 @@ def load_adapter(model: "PreTrainedModel | PeftModel", adapter: Path, name: str)
     weights.check_folder(adapter)
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(f"{adapter.name} is not an adapter: it has no adapter_config.json.", field="adapter")
+    _check_fit(model, adapter)
     device = str(model.device)
-    try:
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(adapter), adapter_name=name, torch_device=device)
-        else:
-            model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name, torch_device=device)
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The adapter does not fit this base model: {reason}", field="adapter") from error
+    if not isinstance(model, PeftModel):
+        return PeftModel.from_pretrained(model, str(adapter), adapter_name=name, torch_device=device).eval()
+    model.load_adapter(str(adapter), adapter_name=name, torch_device=device)
     return model.eval()
 
 
@@ -132,6 +128,31 @@ def restore_cache(model: "PreTrainedModel") -> None:
     model.config.use_cache = True
     if model.generation_config is not None:
         model.generation_config.use_cache = True
+
+
+def _check_fit(model: "PreTrainedModel | PeftModel", adapter: Path) -> None:
+    """Raise UserError for an adapter of another base, before PEFT has put half of it into this one."""
+    from peft import PeftModel
+
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    widths = {
+        name.replace(".base_layer", ""): module.weight.shape
+        for name, module in base.named_modules()
+        if hasattr(module, "in_features") and hasattr(module, "weight")
+    }
+    for tensor in weights.tensors(adapter):
+        name, _, part = tensor.name.removeprefix("base_model.model.").partition(".lora_")
+        if not part.startswith(("A.", "B.")):
+            continue
+        shape = widths.get(name)
+        side = 1 if part.startswith("A.") else 0  # A reads what the layer reads, B writes what it writes
+        if shape is None or shape[side] != tensor.shape[side]:
+            what = "has no such layer" if shape is None else f"has width {shape[side]} there"
+            raise UserError(
+                f"The adapter was made for another base model: it changes {name} {tensor.shape}, this model {what}.",
+                hint="Choose the base model that the adapter was trained on.",
+                field="adapter",
+            )
 
 
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "U8": "uint8", "I8": "int8"}

@@ -56,10 +56,10 @@ def render(
     add_generation_prompt: bool = False,
     max_length: int | None = None,
 ) -> Rendered:
-    """Ids and mask of a conversation. Learned are the assistant's turns without `weight: 0`, each with its end-of-turn token.
+    """Ids and mask of a conversation. Learned are the assistant's turns without `weight: 0`, with their end tokens.
 
-    The template is applied to the conversation up to each learned turn, and then with it: the first must be the beginning of
-    the second, in text and in ids, because the first is what serving sends. Nothing is added but what the template adds.
+    The template is applied to the conversation up to each learned turn, and then with it: the first must begin the
+    second, in text and in ids, because the first is what serving sends. Nothing is added but what the template adds.
     Raises TemplateError. With `add_generation_prompt` nothing is learned: it is a prompt.
     """
     whole = _template(tokenizer, messages, add_generation_prompt=add_generation_prompt)
@@ -91,7 +91,7 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]
 def render_row(
     tokenizer: "PreTrainedTokenizerBase", row: ChatRow | CompletionRow, *, max_length: int | None = None
 ) -> Rendered:
-    """Ids and mask of one row. Without a chat template a completion row is its prompt, its completion and the end token."""
+    """Ids and mask of one row. Without a chat template a completion row is prompt, completion and the end token."""
     if isinstance(row, CompletionRow) and not tokenizer.chat_template:
         prompt = _plain_prompt(tokenizer, row.prompt)
         answer = [*_encode(tokenizer, row.completion), *_end_token(tokenizer)]
@@ -174,7 +174,7 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 def _plain_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Ids of a prompt for a model without a template: with the beginning the tokenizer puts on texts, without an end."""
+    """Ids of a prompt for a model without a template: with the start token the tokenizer puts there, without an end."""
     ids = list(tokenizer(text).input_ids)
     while ids and ids[-1] == tokenizer.eos_token_id and ids[-1] != tokenizer.bos_token_id:
         ids.pop()

@@ -1,4 +1,4 @@
-"""A random, very small Llama with its own tokenizer and chat template: a real model folder made in a fraction of a second.
+"""A random, very small Llama with its own tokenizer and chat template: a real model folder, made in a moment.
 
 For tests and for the demo in CI. It knows nothing, but it loads, trains, generates and serves like any other.
 """
@@ -17,6 +17,12 @@ CHAT_TEMPLATE = (
 )
 VOCABULARY = 512  # as many as the corpus yields: every id the model can utter has a text
 CONTEXT = 512
+_SPECIAL = {
+    "bos_token": "<|im_start|>",
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|im_end|>",
+    "unk_token": "<|endoftext|>",
+}
 
 _CORPUS = (
     "A detector reports what it found: a key in a commit, a card number in a log, an address in a form.",
@@ -33,8 +39,8 @@ _CORPUS = (
 def make_tiny_model(folder: Path, *, seed: int = 0, template: bool = True) -> Path:
     """Write a random Llama (4 layers, width 128, vocabulary 512, context 512, fp32) into `folder` and return it.
 
-    The same `seed` gives the same weights. `template=False` leaves the chat template out. All widths are multiples of 64,
-    because 4-bit kernels need that on a CPU.
+    The same `seed` gives the same weights. `template=False` leaves the chat template out. All widths are multiples of
+    64, because 4-bit kernels need that on a CPU.
     """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -49,6 +55,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0, template: bool = True) -> Pa
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
+        initializer_range=0.1,  # strong layers: with the usual 0.02 it would repeat its last token for ever
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -81,10 +88,7 @@ def _tokenizer(template: bool) -> "PreTrainedTokenizerBase":
     tokenizer.train_from_iterator(_CORPUS, trainer)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        unk_token="<|endoftext|>",
+        **_SPECIAL,
         model_max_length=CONTEXT,
     )
     if template:

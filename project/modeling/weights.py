@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from project.contracts.runs import UserError
 
 # Formats that run code when they are opened, or that we can't check.
 PICKLED = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack", ".npy", ".npz"})
-CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json", "processor_config.json")
+CONFIGS = frozenset(
+    {"config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json", "processor_config.json"}
+)
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format
 
 _BITS = {
@@ -48,8 +49,8 @@ class UnsafeWeights(UserError):
 def check_folder(folder: Path) -> None:
     """Raise UserError unless `folder` holds only safetensors weights whose headers are true, and asks for no code.
 
-    Refused are pickled weights, links that lead outside, `auto_map` in a config, truncated and lying safetensors headers,
-    and an index that names missing shards or tensors.
+    Refused are pickled weights, links that lead outside, `auto_map` in a config, truncated and lying safetensors
+    headers, and an index that names missing shards or tensors.
     """
     if not folder.is_dir():
         raise UserError(f"There is no model folder at {folder.name}.", field="model")
@@ -152,7 +153,7 @@ def _check_index(index: Path) -> None:
     known: dict[str, str] = {}
     for shard in sorted(shards):
         file = index.parent / shard
-        if os.path.basename(shard) != shard or not file.is_file():
+        if Path(shard).name != shard or not file.is_file():
             raise UnsafeWeights(index, f"names the shard '{shard}', which is not there")
         known |= {tensor.name: shard for tensor in read_header(file)}
     wrong = next((name for name, shard in weight_map.items() if known.get(name) != shard), None)

@@ -29,6 +29,7 @@ def test_it_loads_and_every_id_has_a_text(tmp_path: Path) -> None:
     assert len(tokenizer) == model.config.vocab_size
     text = "naïve €uro 漢字 🦊"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert tokenizer.chat_template and not AutoTokenizer.from_pretrained(
-        make_tiny_model(tmp_path / "bare", template=False)
-    ).chat_template
+    assert (
+        tokenizer.chat_template
+        and not AutoTokenizer.from_pretrained(make_tiny_model(tmp_path / "bare", template=False)).chat_template
+    )
