@@ -5,3 +5,25 @@ class RegistryConfig(AppConfig):
     name = "registry"
     label = "registry"
     verbose_name = "Models"
+
+    def ready(self) -> None:
+        from project.kernel import access
+
+        access.register(
+            {
+                "model.create": ("editor", "write"),
+                "model.import": ("editor", "write"),
+                "model.edit": ("editor", "write"),
+                "model.delete": ("operator", "operate"),
+                "version.register": ("editor", "write"),
+                "version.edit": ("editor", "write"),
+                "version.submit": ("editor", "write"),
+                "version.approve": ("operator", "operate"),
+                "version.promote": ("operator", "operate"),
+                "version.archive": ("operator", "operate"),
+                "version.delete": ("operator", "operate"),
+                "deployment.create": ("operator", "operate"),
+                "deployment.stop": ("operator", "operate"),
+                "route.edit": ("operator", "operate"),
+            }
+        )
