@@ -182,6 +182,7 @@ STORAGES = {
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_PATH / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT.mkdir(exist_ok=True)
 WHITENOISE_USE_FINDERS = True
 MAX_UPLOAD_BYTES = env.integer("MAX_UPLOAD_BYTES", 2 * 1024**3, least=1)
 MAX_DATASET_ROWS = env.integer("MAX_DATASET_ROWS", 5_000_000, least=1)

@@ -182,7 +182,7 @@ def cast(db: None) -> Cast:
         ("viewer", here, Role.VIEWER),
         ("stranger", elsewhere, Role.OWNER),
     ):
-        people[name] = User.objects.create_user(name, f"{name}@example.com", "a long enough password")
+        people[name] = User.objects.create_user(name, f"{name}@example.com")
         Membership.objects.create(workspace=workspace, user=people[name], role=role)
     return Cast(workspace=here, elsewhere=elsewhere, **people)
 

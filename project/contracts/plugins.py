@@ -53,6 +53,9 @@ def _modules_in(package: str) -> Iterator[str]:
                 yield f"{package}.{info.name}"
 
 
+PLUGINS: list["Plugins[Any]"] = []  # every kind there is, for `manage.py plugins`
+
+
 @dataclass
 class Plugins(Generic[P]):
     """The plug-ins of one kind, loaded on first use.
@@ -66,6 +69,9 @@ class Plugins(Generic[P]):
     packages: tuple[str, ...]
     required: tuple[str, ...] = ()
     _broken: list[BrokenPlugin] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        PLUGINS.append(self)
 
     @cached_property
     def _found(self) -> dict[str, P]:
