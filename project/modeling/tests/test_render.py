@@ -21,7 +21,7 @@ FORGETFUL = (  # drops what is in <think> from all turns but the last, as reason
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 STRICT = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn here') }}{% endif %}x"
-GLUED = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }} {% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
+GLUED = "{% for m in messages %}{{ m.role }}:{{ m.content }} {% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
 
 
 def talk(*turns: str, system: str = "", weights: tuple[int | None, ...] = ()) -> list[Message]:
