@@ -38,7 +38,9 @@ def start_postgres(folder: Path) -> tuple[Any, str]:
     """A PostgreSQL of its own below `folder`: (server, URL). `server.cleanup()` stops it."""
     import pgserver
 
-    server = pgserver.get_server(folder, cleanup_mode="stop")
+    server = pgserver.get_server(  # type: ignore[attr-defined]
+        folder, cleanup_mode="stop"
+    )
     return server, server.get_uri()
 
 
@@ -104,7 +106,7 @@ def _forget_caches() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _emptying_the_test_database_is_allowed() -> Iterator[None]:
-    """Tests with real transactions empty every table afterwards; append-only triggers are put aside for that moment only."""
+    """Tests with real transactions empty every table; append-only triggers are put aside for that moment only."""
     from django.db import connection
     from django.test import TransactionTestCase
 
@@ -131,7 +133,7 @@ def _emptying_the_test_database_is_allowed() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Cast:
-    """The people of every test: an owner, a teammate (editor), an operator, a viewer, and a stranger of another workspace."""
+    """The people of every test. The teammate is an editor, the stranger owns another workspace."""
 
     workspace: "Workspace"
     elsewhere: "Workspace"
@@ -195,7 +197,9 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
 
 
-def run_manage(*arguments: str, env: dict[str, str] | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run_manage(
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
     """Run `manage.py` as a user would, in a process of its own."""
     manage = Path(__file__).resolve().parent.parent / "manage.py"
     return subprocess.run(

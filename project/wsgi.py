@@ -1,4 +1,4 @@
-"""For servers that speak WSGI only: pages and REST, without `/v1/` and websockets. `manage.py start` uses project.asgi."""
+"""For servers that speak WSGI only: pages and REST, no `/v1/` and no websockets. `manage.py start` uses asgi."""
 
 import os
 

@@ -43,7 +43,7 @@ class Progress(_Event):
 
 
 class Metrics(_Event):
-    """Numbers at one step. Losses in nats, `tokens_per_second` counts real tokens only, memory in bytes, use in percent."""
+    """Numbers at one step: losses in nats, real tokens per second, memory in bytes, use in percent."""
 
     type: Literal["metrics"] = "metrics"
     step: int = Field(ge=0)

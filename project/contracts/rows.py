@@ -67,7 +67,7 @@ ROW: TypeAdapter[Row] = TypeAdapter(Row)
 
 
 def canonical_json(value: Any) -> bytes:
-    """RFC 8785 for what rows hold (strings, booleans, 0 and 1, arrays, objects with ASCII keys): sorted keys, no blanks."""
+    """RFC 8785 for what rows hold (strings, booleans, small integers, arrays, ASCII keys): sorted keys, no blanks."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -84,7 +84,7 @@ def row_hash(row: Row) -> str:
 class DatasetDigest:
     """SHA-256 over the hashes of the rows in their order: the identity of a data set version.
 
-    It covers the row kind and the canonical fields, nothing else: the same rows give the same digest from any file format.
+    It covers the row kind and the canonical fields, nothing else: the same rows have one digest from any file format.
     """
 
     def __init__(self) -> None:

@@ -23,7 +23,9 @@ class RunSpec(BaseModel):
     resume_from: str | None = Field(default=None, description="absolute path of a committed checkpoint")
     device: str = Field(default="cpu", description="cpu or cuda:N")
     threads: int = Field(default=0, ge=0, description="compute threads; 0 means the library's default")
-    silence_limit: float = Field(default=0.0, description="seconds without a supervisor before the engine stops; 0 = never")
+    silence_limit: float = Field(
+        default=0.0, description="seconds without a supervisor before the engine stops; 0 = never"
+    )
 
 
 class UserError(Exception):
@@ -64,7 +66,9 @@ class RunContext(Protocol):
     def input(self, name: str) -> Path:
         """The path of an input, or UserError if the job has none of that name."""
 
-    def progress(self, step: int, total: int, *, unit: str = "step", phase: str = "", epoch: float | None = None) -> None: ...
+    def progress(
+        self, step: int, total: int, *, unit: str = "step", phase: str = "", epoch: float | None = None
+    ) -> None: ...
     def metrics(self, step: int, **values: float) -> None: ...
     def log(self, message: str, *, level: Literal["info", "warning", "error"] = "info") -> None: ...
     def sample(self, step: int, prompt: str, answer: str, reference: str = "") -> None: ...
@@ -74,7 +78,7 @@ class RunContext(Protocol):
 
 
 class Recipe(Protocol):
-    """A long operation: one module. Heavy libraries are imported inside `run`, so that reading `Params` costs nothing."""
+    """A long operation: one module. Heavy libraries are imported inside `run`, so reading `Params` costs nothing."""
 
     name: str
     label: str

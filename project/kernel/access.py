@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.db import models
 
 from project.kernel.errors import Forbidden, NotFound
@@ -88,7 +89,7 @@ def verbs() -> dict[str, tuple[Role, str]]:
 
 
 def require(by: Actor, verb: str, target: models.Model) -> None:
-    """Let `by` do `verb` to `target`, or raise NotFound (another workspace's) or Forbidden (too little role or scope)."""
+    """Let `by` do `verb` to `target`, or raise NotFound (another workspace's) or Forbidden (role, scope)."""
     role, scope = _rule(verb)
     workspace_id = target.pk if isinstance(target, Workspace) else getattr(target, "workspace_id")  # noqa: B009
     if workspace_id != by.workspace.pk:
@@ -118,11 +119,5 @@ def find(queryset: "models.QuerySet[M]", by: Actor, **lookup: Any) -> M:
     """One visible object, or NotFound. A malformed id is simply not found."""
     try:
         return visible(queryset, by).get(**lookup)
-    except (queryset.model.DoesNotExist, ValueError, TypeError, _validation_error()):
+    except (ObjectDoesNotExist, ValueError, TypeError, ValidationError):
         raise NotFound(f"No such {queryset.model._meta.verbose_name}.") from None
-
-
-def _validation_error() -> type[Exception]:
-    from django.core.exceptions import ValidationError
-
-    return ValidationError

@@ -101,4 +101,3 @@ class EdgeAdmin(ReadOnlyAdmin):
     list_display = ("source_kind", "source_id", "relation", "target_kind", "target_id", "created_at")
     list_filter = ("workspace", "relation")
     search_fields = ("source_id", "target_id")
-

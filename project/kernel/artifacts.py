@@ -5,7 +5,6 @@ A key is made once and never reused: nothing is overwritten and nothing is calle
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -87,12 +86,12 @@ def store_tree(folder: Path, *, workspace: Workspace, kind: str, created_by: str
 
 def _store_locally(folder: Path, target: Path, *, move: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if move and os.stat(folder).st_dev == os.stat(target.parent).st_dev:
-        os.rename(folder, target)
+    if move and folder.stat().st_dev == target.parent.stat().st_dev:
+        folder.rename(target)
     else:
         partial = target.with_name(target.name + ".partial")
         shutil.copytree(folder, partial)
-        os.rename(partial, target)
+        partial.rename(target)
 
 
 def delete_files(key: str, paths: list[str]) -> None:
@@ -143,7 +142,7 @@ def verify(artifact: Artifact, *, content: bool = True) -> list[str]:
 
 
 def local_path(artifact: Artifact) -> Path:
-    """A folder on this host with the artifact's files: the store itself when it is local, else a verified cached copy."""
+    """A folder on this host with the files: the store itself when it is local, else a verified cached copy."""
     storage = _storage()
     if isinstance(storage, FileSystemStorage):
         return Path(storage.path(artifact.key))
@@ -167,7 +166,7 @@ def _download(artifact: Artifact, target: Path) -> None:
                 raise Unavailable(f"{artifact}: {entry['path']} is not what was stored")
         (partial / _HERE).touch()
         try:
-            os.rename(partial, target)
+            partial.rename(target)
         except OSError:  # another process finished first
             if not (target / _HERE).exists():
                 raise

@@ -16,7 +16,7 @@ def record(verb: str, obj: models.Model, *, by: Actor, **data: Any) -> AuditEntr
         actor_id=by.identity,
         actor_label=by.label[:200],
         verb=verb,
-        object_kind=obj._meta.model_name,
+        object_kind=obj._meta.model_name or "",
         object_id=str(obj.pk),
         object_label=str(obj)[:200],
         data=data,

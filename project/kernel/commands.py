@@ -12,7 +12,7 @@ from project.kernel.models import Workspace
 
 
 class TuneloopCommand(BaseCommand):
-    """Subclasses write `arguments(parser)` and `run(**options)`; a Problem becomes one line on stderr and exit code 1."""
+    """Subclasses write `arguments` and `run`; a Problem becomes one line on stderr and exit code 1."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--workspace", default="", help="slug of the workspace (default: the only one)")

@@ -1,4 +1,4 @@
-"""Problems a person can do something about. Actions raise them; API, pages and commands each say them in their own way."""
+"""Problems a person can do something about. Actions raise them; API, pages and commands say them."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar

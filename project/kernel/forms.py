@@ -14,9 +14,7 @@ class WorkspaceForm(forms.Form):
 
 
 class MemberForm(forms.Form):
-    who = forms.CharField(
-        max_length=150, label="Person", help_text="User name, or the e-mail address of somebody new."
-    )
+    who = forms.CharField(max_length=150, label="Person", help_text="User name, or the e-mail address of somebody new.")
     role = forms.ChoiceField(choices=Role.choices, initial=Role.EDITOR)
 
 
@@ -36,4 +34,6 @@ class TokenForm(forms.Form):
     def __init__(self, *args: Any, actor: Actor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         offered = [(role.value, role.label) for role in Role if actor.role.covers(role)]
-        self.fields["role"] = forms.ChoiceField(choices=offered, initial=actor.role.value, help_text="What it may do at most.")
+        self.fields["role"] = forms.ChoiceField(
+            choices=offered, initial=actor.role.value, help_text="What it may do at most."
+        )

@@ -12,7 +12,7 @@ _PAGES = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self'; "
     "connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-# The admin theme and the API explorer run on libraries that evaluate expressions; people who may open them are trusted more.
+# The admin theme and the API explorer run on libraries that evaluate expressions.
 _TOOLS = _PAGES.replace("script-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'")
 
 

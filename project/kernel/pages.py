@@ -56,7 +56,7 @@ def page_actor(request: HttpRequest) -> Actor:
 
 
 def workspace_context(request: HttpRequest) -> dict[str, Any]:
-    """Context processor: `workspace`, `role`, `memberships`, `actor` on every page; `may.<verb with _>` in templates."""
+    """Context processor: `workspace`, `role`, `memberships`, `actor`, and `may.<verb with _>`, on every page."""
     if not getattr(request, "user", None) or not request.user.is_authenticated:
         return {}
     membership = current_membership(request)
@@ -116,6 +116,8 @@ def add_problem(form: Any, problem: Problem) -> None:
     """Show a problem at the form's fields; what belongs to no field of the form goes on top."""
     for field, errors in problem.errors.items():
         for error in errors:
-            form.add_error(field if field in form.fields else None, error if field in form.fields else f"{field}: {error}")
+            form.add_error(
+                field if field in form.fields else None, error if field in form.fields else f"{field}: {error}"
+            )
     if not problem.errors:
         form.add_error(None, problem.detail)

@@ -45,6 +45,7 @@ def check_name(name: str, *, field: str = "name") -> str:
     if not _NAME.fullmatch(name):
         raise invalid(
             field,
-            f"'{name[:80]}' is not a usable name. Use up to 100 letters, digits, '.', '_' and '-', starting with a letter or digit.",
+            f"'{name[:80]}' is not a usable name. Use up to 100 letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit.",
         )
     return name

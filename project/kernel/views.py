@@ -74,7 +74,9 @@ class NewWorkspace(LoginRequiredMixin, View):
 
 class Members(WorkspacePage):
     def get(self, request: HttpRequest, form: MemberForm | None = None, status: int = 200) -> HttpResponse:
-        rows = Membership.objects.filter(workspace=self.actor.workspace).select_related("user").order_by("user__username")
+        rows = (
+            Membership.objects.filter(workspace=self.actor.workspace).select_related("user").order_by("user__username")
+        )
         return self.render(
             "account/members.html",
             status=status,
@@ -93,7 +95,9 @@ class Members(WorkspacePage):
                 add_problem(form, problem)
             else:
                 if secret:
-                    request.session["new_member_link"] = request.build_absolute_uri(reverse("sign-in-link", args=[secret]))
+                    request.session["new_member_link"] = request.build_absolute_uri(
+                        reverse("sign-in-link", args=[secret])
+                    )
                 messages.success(request, f"{membership.user.label()} is now {membership.role} here.")
                 return redirect("members")
         return self.get(request, form, 400)
@@ -104,7 +108,8 @@ class ChangeMember(WorkspacePage):
         membership = access.find(Membership.objects.select_related("user"), self.actor, pk=pk)
         if "remove" in request.POST:
             self.attempt(
-                lambda: people.remove_member(membership, by=self.actor), f"{membership.user.label()} is no longer a member."
+                lambda: people.remove_member(membership, by=self.actor),
+                f"{membership.user.label()} is no longer a member.",
             )
         else:
             role = request.POST.get("role", "")
@@ -118,7 +123,7 @@ class Tokens(WorkspacePage):
     def get(self, request: HttpRequest, form: TokenForm | None = None, status: int = 200) -> HttpResponse:
         rows = access.visible(ApiToken.objects.select_related("user"), self.actor).order_by("-created_at")
         if not self.actor.may("token.manage"):
-            rows = rows.filter(user_id=self.actor.user_id)
+            rows = rows.filter(user=request.user)  # type: ignore[misc]
         context = {"page": self.paged(rows), "form": form or TokenForm(actor=self.actor)}
         return self.render("account/tokens.html", status=status, **context)
 

@@ -43,7 +43,7 @@ def rename_workspace(workspace: Workspace, name: str, *, by: Actor) -> Workspace
 
 @transaction.atomic
 def add_member(who: str, role: str, *, by: Actor) -> tuple[Membership, str | None]:
-    """Make a person a member. `who` is the user name or e-mail of somebody with an account, or the e-mail of somebody new.
+    """Make a person a member. `who` is a user name, or the e-mail address of somebody with or without an account.
 
     Returns the membership and, for a new person, a one-time sign-in secret to hand over.
     """
@@ -103,9 +103,7 @@ def _role(role: str) -> Role:
 def sign_in_link(user: User) -> str:
     """A secret that signs `user` in once, within 30 minutes. Only its hash is kept."""
     secret = secrets.token_urlsafe(32)
-    SignInLink.objects.create(
-        user=user, secret_hash=hash_secret(secret), expires_at=timezone.now() + LINK_LIFETIME
-    )
+    SignInLink.objects.create(user=user, secret_hash=hash_secret(secret), expires_at=timezone.now() + LINK_LIFETIME)
     return secret
 
 

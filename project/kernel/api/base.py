@@ -49,7 +49,7 @@ class StrictModelSerializer(_RefusesUnknown, serializers.ModelSerializer[M]):
 class ActorMixin:
     """`self.actor`: who asks."""
 
-    request: Request
+    request: Any
 
     @property
     def actor(self) -> Actor:

@@ -1,6 +1,6 @@
 """Lists: pages of results, and ordering by a closed list of fields."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from django.db.models import QuerySet
@@ -34,7 +34,7 @@ class Ordering(filters.OrderingFilter):
     """`?ordering=-created_at`. A field that is not offered is an error, not ignored."""
 
     def remove_invalid_fields(
-        self, queryset: QuerySet[Any], fields: Sequence[str], view: APIView, request: Request
+        self, queryset: QuerySet[Any], fields: Iterable[str], view: APIView, request: Request
     ) -> list[str]:
         offered = [name for name, _ in self.get_valid_fields(queryset, view, {"request": request})]
         for field in fields:

@@ -41,8 +41,9 @@ class CreatedToken(TokenSerializer):
 
     secret = serializers.SerializerMethodField()
 
-    class Meta(TokenSerializer.Meta):
-        fields = (*TokenSerializer.Meta.fields, "secret")  # type: ignore[assignment]
+    class Meta:
+        model = ApiToken
+        fields = (*TokenSerializer.Meta.fields, "secret")
         read_only_fields = fields
 
     def get_secret(self, token: ApiToken) -> str:

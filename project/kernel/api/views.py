@@ -7,7 +7,6 @@ from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-
 from project.kernel.actions import people, tokens
 from project.kernel.api import serializers as shapes
 from project.kernel.api.base import WorkspaceViewSet
@@ -92,5 +91,3 @@ class AuditViewSet(WorkspaceViewSet):
     filterset_fields = ("verb", "object_kind", "object_id", "actor_label")
     search_fields = ("object_label", "actor_label")
     ordering_fields = ["at"]
-
-

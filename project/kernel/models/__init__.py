@@ -1,8 +1,8 @@
 """Who may do what, what was done, and where files are."""
 
 from project.kernel.models.base import WorkspaceObject, new_id
-from project.kernel.models.people import ApiToken, Membership, Role, SignInLink, User, Workspace
 from project.kernel.models.idempotency import IdempotentReply
+from project.kernel.models.people import ApiToken, Membership, Role, SignInLink, User, Workspace
 from project.kernel.models.records import Artifact, AuditEntry, Edge
 
 __all__ = [

@@ -14,7 +14,7 @@ from project.kernel.models.base import WorkspaceObject, new_id
 
 
 class Role(models.TextChoices):
-    """From least to most. viewer reads and rates; editor works on data and jobs; operator runs production; owner decides who."""
+    """From least to most: reads and rates; works on data and jobs; runs production; decides who belongs."""
 
     VIEWER = "viewer", "Viewer"
     EDITOR = "editor", "Editor"
@@ -132,3 +132,6 @@ class SignInLink(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"sign-in link of {self.user}"

@@ -13,7 +13,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        kinds = {
+        kinds: dict[str, dict[str, list[Any]]] = {
             kind.kind: {
                 "names": kind.names(),
                 "broken": [{"module": broken.module, "reason": broken.reason} for broken in kind.broken()],
