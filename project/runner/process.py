@@ -41,13 +41,13 @@ EXIT_GRACE = 10.0  # seconds a library's left-over thread may keep the process a
 def main(arguments: Sequence[str]) -> int:
     """Run the attempt in the folder given as the only argument. Returns the exit code."""
     if len(arguments) != 1:
-        print("usage: python -m project.runner RUN_DIR", file=sys.stderr)
+        sys.stderr.write("usage: python -m project.runner RUN_DIR\n")
         return EXIT_UNUSABLE
     folder = Path(arguments[0]).resolve()
     try:
         spec = RunSpec.model_validate_json((folder / "spec.json").read_bytes())
     except (OSError, ValidationError) as error:
-        print(f"{folder / 'spec.json'} cannot be used: {error}", file=sys.stderr)
+        sys.stderr.write(f"{folder / 'spec.json'} cannot be used: {error}\n")
         return EXIT_UNUSABLE
     prepare_environment(spec)
     # The one visible GPU is number 0 in this process, whatever its number on the host.
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         context.emit(final)
     except OSError as error:  # the disk is so full that the reason itself does not fit
-        print(f"the outcome could not be written: {error}: {final}", file=sys.stderr)
+        sys.stderr.write(f"the outcome could not be written: {error}: {final}\n")
         code = EXIT_FAILED
     _leave_soon(code)
     return code
