@@ -60,27 +60,27 @@ def _row(record: AnswerRecord, now: datetime) -> Answer:
         test_id=record.test_id,
         arm=record.arm,
         unit_hash=record.unit_hash,
-        token_label=_stored(record.token_label)[:200],
+        token_label=storable(record.token_label)[:200],
         source=record.source,
-        messages=_stored(list(record.messages)),
-        text=_stored(record.text),
-        params=_stored(record.params),
+        messages=storable(list(record.messages)),
+        text=storable(record.text),
+        params=storable(record.params),
         prompt_tokens=record.prompt_tokens,
         completion_tokens=record.completion_tokens,
         latency_ms=record.latency_ms,
         first_token_ms=record.first_token_ms,
         finish_reason=record.finish_reason[:20],
-        error=_stored(record.error)[:MAX_ERROR],
+        error=storable(record.error)[:MAX_ERROR],
         created_at=record.created_at or now,
     )
 
 
-def _stored(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """PostgreSQL keeps no NUL, and neither database a lone surrogate; clients can send both inside JSON."""
     if isinstance(value, str):
         return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
     if isinstance(value, list | tuple):
-        return [_stored(item) for item in value]
+        return [storable(item) for item in value]
     if isinstance(value, dict):
-        return {_stored(key): _stored(item) for key, item in value.items()}
+        return {storable(key): storable(item) for key, item in value.items()}
     return value

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from abtests.models import Answer
+from abtests.models import ABTest, Answer, TestState, Variant
 from abtests.traffic import AnswerRecord, record_answers
 from project.kernel.models import Artifact, Workspace
 from registry.models import Deployment, DeploymentState, ModelVersion, RegisteredModel, Stage, VersionKind
@@ -82,3 +82,25 @@ def make_world(db: None) -> Callable[..., World]:
 @pytest.fixture
 def world(cast: Any, make_world: Callable[..., World]) -> World:
     return make_world(cast.workspace)
+
+
+@pytest.fixture
+def make_test(db: None) -> Callable[..., ABTest]:
+    """A test as a row, in any state, without touching the route: for counting."""
+
+    def make(world: World, *, state: TestState = TestState.RUNNING, weights: tuple[int, int] = (50, 50)) -> ABTest:
+        test = ABTest.objects.create(
+            workspace=world.workspace, name=f"test {next(_numbers)}", model=world.model, state=state
+        )
+        for place, (version, weight) in enumerate(zip((world.one, world.two), weights, strict=True)):
+            Variant.objects.create(
+                test=test,
+                key="ab"[place],
+                position=place,
+                version=version,
+                weight=weight,
+                deployment=world.deployment(version),
+            )
+        return test
+
+    return make
