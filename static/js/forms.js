@@ -36,6 +36,11 @@ for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
 
 document.addEventListener("submit", (event) => {
   const form = event.target;
+  if (form.matches("[data-send]")) {
+    event.preventDefault();
+    sendQuietly(form, event.submitter);
+    return;
+  }
   if (event.defaultPrevented || form.method === "get" || "allowResubmit" in form.dataset || form.matches("[data-playground]")) return;
   if (form.dataset.sent) {
     event.preventDefault();
@@ -45,6 +50,35 @@ document.addEventListener("submit", (event) => {
   const button = event.submitter;
   if (button) button.setAttribute("aria-busy", "true"); // not `disabled`: its name and value must be sent
 });
+/** <form data-send data-sent-text="Thank you.">: posted without leaving the page; its place is taken by the text. */
+async function sendQuietly(form, submitter) {
+  if (form.dataset.sent) return;
+  form.dataset.sent = "1";
+  let failure = "It could not be sent. Try again.";
+  try {
+    const body = new FormData(form, submitter);
+    const response = await fetch(form.action, { method: "POST", body, headers: { accept: "application/json" } });
+    if (response.ok) {
+      const done = document.createElement("span");
+      done.className = "muted small";
+      done.setAttribute("role", "status");
+      done.textContent = form.dataset.sentText || "Saved.";
+      form.replaceWith(done);
+      return;
+    }
+    const problem = await response.json().catch(() => ({}));
+    failure = problem.detail || failure;
+  } catch {
+    // no connection: say so below
+  }
+  delete form.dataset.sent;
+  const line = form.querySelector("[data-send-error]") ?? form.appendChild(document.createElement("p"));
+  line.dataset.sendError = "";
+  line.className = "field-error";
+  line.setAttribute("role", "alert");
+  line.textContent = failure;
+}
+
 window.addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) {
     delete form.dataset.sent; // back from the next page: it may be sent again

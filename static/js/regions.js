@@ -24,11 +24,12 @@ async function exchange() {
   for (const old of document.querySelectorAll("[data-region]")) {
     const fresh = page.querySelector(`[data-region="${CSS.escape(old.dataset.region)}"]`);
     if (!fresh || inUse(old)) continue;
-    const html = fresh.innerHTML;
+    const html = meaning(fresh);
     if (shown.get(old) === html) continue;
     shown.set(old, html);
-    if (old.innerHTML === html) continue;
+    const focused = old.contains(document.activeElement) ? document.activeElement : null;
     old.replaceChildren(...document.importNode(fresh, true).childNodes);
+    if (focused) sameIn(old, focused)?.focus({ preventScroll: true });
     for (const name of ["data-state", "class"]) {
       if (fresh.hasAttribute(name)) old.setAttribute(name, fresh.getAttribute(name));
     }
@@ -36,6 +37,17 @@ async function exchange() {
   }
   document.dispatchEvent(new CustomEvent("tuneloop:regions", { detail: page }));
   return page;
+}
+
+/** The markup without what differs each time it is rendered: form secrets and running numbers. */
+function meaning(region) {
+  return region.innerHTML.replaceAll(/(name="csrfmiddlewaretoken" value=")[^"]*/g, "$1").replaceAll(/(confirm|chart)-\d+/g, "$1");
+}
+
+/** The element that took the place of `element`. */
+function sameIn(region, element) {
+  const words = element.textContent.trim();
+  return [...region.querySelectorAll(element.tagName)].find((other) => other.textContent.trim() === words);
 }
 
 /** Somebody types, has a menu open or is being asked something: leave it alone until the next round. */

@@ -25,8 +25,8 @@ _THIN = "\u202f"  # narrow no-break space: groups digits in every language witho
 _serial = count(1)
 
 
-def _render(name: str, **context: Any) -> SafeString:
-    return render_to_string(f"components/{name}.html", context)
+def _render(component: str, /, **context: Any) -> SafeString:
+    return render_to_string(f"components/{component}.html", context)
 
 
 def _number(value: Any) -> float | None:
@@ -161,7 +161,7 @@ def lookup(mapping: Any, key: Any) -> Any:
 @register.simple_tag
 def icon(name: str, extra: str = "", label: str = "") -> SafeString:
     """A symbol of static/icons.svg. `extra` is a class (`icon-s`, `icon-l`); with `label` it is read aloud."""
-    role = format_html('role="img" aria-label="{}"', label) if label else mark_safe('aria-hidden="true"')  # noqa: S308
+    role = format_html('role="img" aria-label="{}"', label) if label else mark_safe('aria-hidden="true"')
     return format_html('<svg class="icon {}" {}><use href="{}#{}"/></svg>', extra, role, static("icons.svg"), name)
 
 
@@ -198,13 +198,13 @@ _STATES: dict[str, tuple[str, str, str]] = {
     "archived": ("", "archive", ""),
     "none": ("", "circle", ""),
     "adapter": ("", "layers", ""),
-    "full": ("", "models", "full model"),
+    "full": ("", "models", "Full model"),
 }
 
 
 @register.simple_tag
 def badge(state: Any, label: str = "", look: str = "", icon: str = "") -> SafeString:
-    """A state as icon and words. Unknown states get a plain look; `look` (ok, warn, bad, accent) and `icon` override."""
+    """A state as icon and words. `look` (ok, warn, bad, accent) and `icon` override what is known of it."""
     known_look, known_icon, words = _STATES.get(str(state), ("", "circle", ""))
     return _render(
         "badge",
@@ -217,11 +217,23 @@ def badge(state: Any, label: str = "", look: str = "", icon: str = "") -> SafeSt
 
 @register.simple_tag
 def stat(
-    label: str, value: Any, unit: str = "", hint: Any = "", href: str = "", icon: str = "", live: str = ""
+    label: str,
+    value: Any,
+    unit: str = "",
+    hint: Any = "",
+    href: str = "",
+    icon: str = "",
+    live: str = "",
+    format: str = "",
 ) -> SafeString:
-    """One number that matters. Put several into `<div class="stats">`. `live` is the key job.js updates."""
+    """One number that matters. Put several into `<div class="stats">`.
+
+    `live` is the metric that job.js writes here; `format` how: bytes, percent, seconds, integer, rate or number.
+    """
     shown = NOTHING if value is None or value == "" else value
-    return _render("stat", label=label, value=shown, unit=unit, hint=hint, href=href, icon_name=icon, live=live)
+    return _render(
+        "stat", label=label, value=shown, unit=unit, hint=hint, href=href, icon_name=icon, live=live, format=format
+    )
 
 
 @register.simple_tag
