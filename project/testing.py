@@ -5,7 +5,9 @@ TEST_DATABASE=postgres runs the whole suite on a real PostgreSQL.
 """
 
 import os
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -209,3 +211,67 @@ def run_manage(
         text=True,
         timeout=timeout,
     )
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server and the one account it knows."""
+
+    url: str
+    access_key: str
+    secret_key: str
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server that refuses wrong secrets, stopped afterwards."""
+    import json
+
+    import boto3
+    from botocore.config import Config
+
+    server = S3Server(f"http://127.0.0.1:{free_port()}", "tests", secrets.token_hex(16))
+    folder = Path(tempfile.mkdtemp(prefix="tuneloop-s3-"))
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": server.access_key, "secretKey": server.secret_key}],
+        "actions": ["Admin", "Read", "List", "Write"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    ports = {f"-{part}.port": str(free_port()) for part in ("master", "volume", "filer")}
+    grpc = {f"-{part}.port.grpc": str(free_port()) for part in ("master", "volume", "filer", "s3")}
+    options = {
+        "-dir": str(folder),
+        "-ip": "127.0.0.1",
+        "-ip.bind": "127.0.0.1",
+        "-volume.max": "20",
+        "-master.volumeSizeLimitMB": "64",
+        "-s3.port": server.url.rpartition(":")[2],
+        "-s3.config": str(folder / "s3.json"),
+        **ports,
+        **grpc,
+    }
+    command = [str(Path(sys.executable).with_name("weed")), "server", "-s3", *(f"{k}={v}" for k, v in options.items())]
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.url,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name="us-east-1",
+        config=Config(retries={"max_attempts": 1}, connect_timeout=1, read_timeout=5),
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            client.create_bucket(Bucket="artifacts")
+            break
+        except Exception as error:
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise RuntimeError((folder / "log.txt").read_text()[-2000:]) from error
+            time.sleep(0.2)
+    yield server
+    os.killpg(process.pid, signal.SIGKILL)  # its own way of stopping takes half a minute; nothing here is worth keeping
+    process.wait(20)
+    shutil.rmtree(folder, ignore_errors=True)
