@@ -1,0 +1,19 @@
+"""Long operations, their tries, what they said, and the places they run in."""
+
+from project.jobs.models.capacity import DeviceSlot, Worker
+from project.jobs.models.job import ACTIVE, TERMINAL, Job, JobAttempt, JobState, Outcome, Queue
+from project.jobs.models.said import JobEvent, Metric
+
+__all__ = [
+    "ACTIVE",
+    "TERMINAL",
+    "DeviceSlot",
+    "Job",
+    "JobAttempt",
+    "JobEvent",
+    "JobState",
+    "Metric",
+    "Outcome",
+    "Queue",
+    "Worker",
+]

@@ -1,0 +1,46 @@
+"""What jobs said: numbered events, and numbers over steps."""
+
+from django.db import models
+
+from project.jobs.models.job import Job
+
+
+class JobEvent(models.Model):
+    """Event number `seq` of a job: 1, 2, 3 … without a gap. Rows are never changed.
+
+    `line` is the engine's line it came from, the last one where several were put together; empty for what the
+    platform says itself (type 'state'). (attempt, line) is unique, so a line that is read twice is written once.
+    """
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
+    seq = models.PositiveBigIntegerField()
+    attempt = models.PositiveIntegerField()
+    line = models.PositiveBigIntegerField(null=True)
+    type = models.CharField(max_length=20)
+    at = models.DateTimeField()
+    body = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["job", "seq"]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "seq"], name="one_event_per_seq"),
+            models.UniqueConstraint(fields=["job", "attempt", "line"], name="one_event_per_line"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.seq} {self.type}"
+
+
+class Metric(models.Model):
+    """One number at one step. A later attempt that passes the same step again wins over an earlier one."""
+
+    pk = models.CompositePrimaryKey("job", "key", "step", "attempt")
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="+", db_index=False)
+    key = models.CharField(max_length=100)
+    step = models.PositiveBigIntegerField()
+    attempt = models.PositiveIntegerField()
+    value = models.FloatField()
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.value} at {self.step}"

@@ -1,0 +1,49 @@
+"""Who may write about a running job: the worker that holds its lease, for its attempt, and nobody else."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import models
+from django.db.models.functions import Now
+
+from project.jobs import journal
+from project.jobs.models import ACTIVE, Job, JobAttempt
+
+
+class OwnershipLost(Exception):
+    """Somebody else decides about this job now: stop at once and publish nothing."""
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """`attempt` is the fencing token: it only grows, so a writer that was given up can't come back."""
+
+    job_id: UUID
+    attempt: int
+    owner: str
+
+    def rows(self) -> "models.QuerySet[Job]":
+        """The job, while it is ours. Every write about a running job goes through this."""
+        return Job.objects.filter(pk=self.job_id, attempt=self.attempt, lease_owner=self.owner, state__in=ACTIVE)
+
+    def lock(self) -> Job:
+        """The job, locked. Call inside a transaction. Raises OwnershipLost."""
+        job = journal.locked(self.rows())
+        if job is None:
+            raise OwnershipLost
+        return job
+
+    def attempt_rows(self) -> "models.QuerySet[JobAttempt]":
+        return JobAttempt.objects.filter(job_id=self.job_id, number=self.attempt)
+
+    def renew(self) -> None:
+        """Say that we still work on it, by the database's clock. Raises OwnershipLost."""
+        if not self.rows().update(lease_until=lease_end(), heartbeat_at=Now(), suspected_at=None):
+            raise OwnershipLost
+
+
+def lease_end() -> models.expressions.Combinable:
+    """When a lease that is taken now runs out, as an expression over the database's clock."""
+    return Now() + timedelta(seconds=settings.JOB_LEASE)
