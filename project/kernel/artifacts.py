@@ -52,6 +52,13 @@ def store_tree(folder: Path, *, workspace: Workspace, kind: str, created_by: str
     `move` lets a local store take the files over instead of copying them (the folder is the caller's to lose).
     Raises Unavailable when the store does not hold what was sent. A failed store leaves no row.
     """
+    artifact = upload_tree(folder, workspace=workspace, kind=kind, created_by=created_by, move=move)
+    artifact.save(force_insert=True)
+    return artifact
+
+
+def upload_tree(folder: Path, *, workspace: Workspace, kind: str, created_by: str = "", move: bool = False) -> Artifact:
+    """Like `store_tree`, but leaves the row to the caller, who saves it with what depends on it in one transaction."""
     manifest = manifest_of(folder)
     artifact_id = new_id()
     key = f"{workspace.pk}/{kind}/{artifact_id}"
@@ -80,7 +87,6 @@ def store_tree(folder: Path, *, workspace: Workspace, kind: str, created_by: str
         with suppress(Exception):  # the first error is the one to report
             delete_files(key, [entry["path"] for entry in manifest])
         raise
-    artifact.save(force_insert=True)
     return artifact
 
 
