@@ -1,6 +1,7 @@
-// <time data-time="ago|full" datetime="…">: shown in the viewer's zone and language, kept fresh.
+// <time data-time="ago|full|day" datetime="…">: shown in the viewer's zone and language, kept fresh.
 const language = document.documentElement.lang || "en";
 const full = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+const day = new Intl.DateTimeFormat(language, { dateStyle: "medium" });
 const exact = new Intl.DateTimeFormat(language, { dateStyle: "full", timeStyle: "long" });
 const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto", style: "short" });
 const STEPS = [["day", 86400], ["hour", 3600], ["minute", 60]];
@@ -34,7 +35,8 @@ export function localTimes(root = document) {
   for (const element of root.querySelectorAll("time[data-time]")) {
     const moment = new Date(element.dateTime);
     if (Number.isNaN(moment.getTime())) continue;
-    const text = element.dataset.time === "ago" ? ago(moment.getTime()) : full.format(moment);
+    const kind = element.dataset.time;
+    const text = kind === "ago" ? ago(moment.getTime()) : (kind === "day" ? day : full).format(moment);
     if (element.textContent !== text) element.textContent = text;
     element.title = exact.format(moment);
   }

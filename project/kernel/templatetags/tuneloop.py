@@ -127,7 +127,7 @@ def _time(value: Any, kind: str) -> SafeString | str:
     if not isinstance(value, datetime):
         return NOTHING
     utc = value.astimezone(UTC)
-    shown = f"{utc:%d %b %Y, %H:%M} UTC"
+    shown = f"{utc:%d %b %Y}" if kind == "day" else f"{utc:%d %b %Y, %H:%M} UTC"
     return format_html('<time datetime="{}" data-time="{}" title="{}">{}</time>', utc.isoformat(), kind, shown, shown)
 
 
@@ -141,6 +141,12 @@ def ago(value: Any) -> SafeString | str:
 def when(value: Any) -> SafeString | str:
     """A moment with date and time in the viewer's zone."""
     return _time(value, "full")
+
+
+@register.filter
+def day(value: Any) -> SafeString | str:
+    """A moment's date in the viewer's zone."""
+    return _time(value, "day")
 
 
 @register.filter
