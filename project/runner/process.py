@@ -9,6 +9,7 @@ cannot be read. It knows no Django, no database and no secret, and can be run by
 
 import errno
 import importlib.metadata
+import json
 import os
 import random
 import signal
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, ValidationError) as error:
         sys.stderr.write(f"{folder / 'spec.json'} cannot be used: {error}\n")
         return EXIT_UNUSABLE
+    take_secrets()
     prepare_environment(spec)
     # The one visible GPU is number 0 in this process, whatever its number on the host.
     context = Context(folder, spec.model_copy(update={"device": "cuda:0"}) if spec.device != "cpu" else spec)
@@ -65,6 +67,14 @@ def main(arguments: Sequence[str]) -> int:
         code = EXIT_FAILED
     _leave_soon(code)
     return code
+
+
+def take_secrets() -> None:
+    """Read the secrets that the supervisor sends through an inherited pipe: never on disk, nor in what `ps e` shows."""
+    descriptor = os.environ.pop("TUNELOOP_SECRETS_FD", "")
+    if descriptor:
+        with os.fdopen(int(descriptor), "rb") as pipe:
+            os.environ.update(json.loads(pipe.read()))
 
 
 def prepare_environment(spec: RunSpec) -> None:
