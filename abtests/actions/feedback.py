@@ -68,6 +68,7 @@ def give(
         )
         if created:
             live.publish(f"feedback.{by.workspace.pk}", answer=answer.pk)
+            earlier.is_new = True
             return earlier
         earlier = Feedback.objects.select_for_update().get(pk=earlier.pk)  # the same person was faster, elsewhere
     return _edit(earlier, opinion, by=by)

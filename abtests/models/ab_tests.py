@@ -87,6 +87,7 @@ class Variant(models.Model):
     key = models.CharField(max_length=40, help_text="a, b, …: its name on the route and in every answer")
     version = models.ForeignKey("registry.ModelVersion", on_delete=models.PROTECT, related_name="variants")
     deployment = models.ForeignKey("registry.Deployment", null=True, on_delete=models.PROTECT, related_name="+")
+    deployed_here = models.BooleanField(default=False, help_text="The test deployed it; nobody had wanted it before")
     weight = models.PositiveIntegerField(default=50)
     position = models.PositiveSmallIntegerField(default=0)
 

@@ -51,6 +51,8 @@ class Feedback(WorkspaceObject, Opinion):
         ]
         indexes = [models.Index(fields=["workspace", "-created_at"], name="feedback_newest")]
 
+    is_new = False  # true on the one instance that was just made
+
     def __str__(self) -> str:
         return f"feedback on {self.answer_id}"
 
