@@ -7,7 +7,12 @@ class RegistryConfig(AppConfig):
     verbose_name = "Models"
 
     def ready(self) -> None:
+        from project.jobs import outcomes
         from project.kernel import access
+        from registry.actions import models
+        from registry.recipes import import_model
+
+        outcomes.register(import_model.name, on_success=models.import_finished)
 
         access.register(
             {

@@ -1,10 +1,10 @@
 """Models, their versions, the stages these went through, and how well they did."""
 
 from collections.abc import Collection
-from typing import Any
 
 from django.db import models
 from django.db.models import F, Q
+from django.urls import reverse
 from django.utils import timezone
 
 from project.kernel.errors import Conflict
@@ -26,6 +26,9 @@ class RegisteredModel(WorkspaceObject):
 
     def __str__(self) -> str:
         return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("model", args=[self.pk])
 
     def next_number(self) -> int:
         """Take the next version number. Call inside the transaction that writes the version."""
@@ -96,6 +99,9 @@ class ModelVersion(WorkspaceObject):
 
     def __str__(self) -> str:
         return f"{self.model.name}:{self.number}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("model-version", args=[self.pk])
 
     @property
     def reference(self) -> str:
@@ -197,6 +203,11 @@ class Score(WorkspaceObject):
     def __str__(self) -> str:
         return f"{self.metric} {self.value:.4g} on {self.data_label or self.data_digest[:12]}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """The numbers, for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+    @property
+    def is_share(self) -> bool:
+        """A number from 0 to 1 where 1 is perfect: accuracy, exact match, F1."""
+        return not self.unit and self.better == self.Better.HIGHER and 0 <= self.value <= 1
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.better == self.Better.HIGHER

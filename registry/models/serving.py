@@ -55,7 +55,7 @@ class Engine(models.Model):
 
     @property
     def secret(self) -> str:
-        """What a request to the engine must carry. Derived from SECRET_KEY: all our processes know it, none stores it."""
+        """What a request to the engine must carry. Derived from SECRET_KEY: our processes know it, none stores it."""
         return salted_hmac("registry.engine", str(self.pk), algorithm="sha256").hexdigest()
 
     def is_alive(self) -> bool:
@@ -118,6 +118,16 @@ class Deployment(WorkspaceObject):
     def engine_model(self) -> str:
         """The name under which the engine knows this version: 'base', or its adapter's name."""
         return adapter_name(self.version) if self.version.is_adapter else "base"
+
+    @property
+    def is_changing(self) -> bool:
+        """Something is about to happen to it, so look again soon."""
+        return self.state in (DeploymentState.PENDING, DeploymentState.LOADING) or self.shown_state == "stopping"
+
+    @property
+    def shown_state(self) -> str:
+        """The state for people: one that was let go and still finishes its answers is 'stopping'."""
+        return "stopping" if not self.wanted and self.state != DeploymentState.STOPPED else str(self.state)
 
     @property
     def is_healthy(self) -> bool:
