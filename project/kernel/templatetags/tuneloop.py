@@ -177,7 +177,7 @@ def brand_mark() -> SafeString:
 
 
 # state -> (look, icon, words if they differ)
-_STATES: dict[str, tuple[str, str, str]] = {
+STATES: dict[str, tuple[str, str, str]] = {
     "draft": ("", "draft", ""),
     "queued": ("", "clock", ""),
     "pending": ("", "clock", ""),
@@ -211,7 +211,7 @@ _STATES: dict[str, tuple[str, str, str]] = {
 @register.simple_tag
 def badge(state: Any, label: str = "", look: str = "", icon: str = "") -> SafeString:
     """A state as icon and words. `look` (ok, warn, bad, accent) and `icon` override what is known of it."""
-    known_look, known_icon, words = _STATES.get(str(state), ("", "circle", ""))
+    known_look, known_icon, words = STATES.get(str(state), ("", "circle", ""))
     return _render(
         "badge",
         state=str(state),
