@@ -5,7 +5,7 @@ import subprocess
 from functools import cache
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from project.jobs.models import DeviceSlot, Job, Queue
@@ -54,7 +54,11 @@ def ensure(host: str, queue: str) -> None:
 def free_slot(host: str, queue: str) -> DeviceSlot | None:
     """A free place, locked until the transaction ends; None when all are taken."""
     free = DeviceSlot.objects.filter(host=host, queue=queue, number__lt=limit(queue), job=None, holder="")
-    return free.select_for_update(skip_locked=True).order_by("number").first()
+    return (
+        free.select_for_update(skip_locked=connection.features.has_select_for_update_skip_locked)
+        .order_by("number")
+        .first()
+    )
 
 
 def take(slot: DeviceSlot, job: Job) -> None:

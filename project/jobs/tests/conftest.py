@@ -4,6 +4,10 @@ import os
 
 os.environ["TUNELOOP_EXTRA_RECIPES"] = ",".join(
     dict.fromkeys(
-        [*filter(None, os.environ.get("TUNELOOP_EXTRA_RECIPES", "").split(",")), "project.runner.tests.recipes"]
+        [
+            *filter(None, os.environ.get("TUNELOOP_EXTRA_RECIPES", "").split(",")),
+            "project.runner.tests.recipes",
+            "project.jobs.tests.recipes",
+        ]
     )
 )

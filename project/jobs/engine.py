@@ -1,0 +1,184 @@
+"""The engine's process as its supervisor sees it: started apart, watched, stopped with everything it started."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from django.conf import settings
+
+from project.contracts.runs import Recipe, RunSpec
+
+KEPT = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_HOME", "XDG_CACHE_HOME", "HF_HOME"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+KEPT_FOR_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "HF_ENDPOINT")
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+SECRETS = {"HUGGINGFACE_TOKEN": "HUGGINGFACE_TOKEN"}  # what a recipe may ask for -> the setting that holds it
+
+
+def environment(recipe: Recipe | None) -> dict[str, str]:
+    """What the engine may know: where programs are, how many threads. No database, no key, no token."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    kept |= {name: value for name, value in os.environ.items() if name.startswith("TUNELOOP_EXTRA_")}
+    path = [str(settings.BASE_DIR), *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
+    kept |= {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0"}
+    kept |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if getattr(recipe, "network", False):
+        return kept | {name: os.environ[name] for name in KEPT_FOR_NETWORK if name in os.environ}
+    return kept | OFFLINE
+
+
+def secrets_of(recipe: Recipe | None) -> dict[str, str]:
+    """The secrets that a recipe declares (`secrets = ("HUGGINGFACE_TOKEN",)`) and this installation has."""
+    asked = getattr(recipe, "secrets", ())
+    found = {name: getattr(settings, SECRETS[name], "") for name in asked if name in SECRETS}
+    return {name: value for name, value in found.items() if value}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: an exit code, or the signal that killed it."""
+
+    code: int | None
+    signal: int | None
+
+
+class Engine:
+    """One engine process in a session and process group of its own. Its pid is also the group's."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+        self.pid = process.pid
+        self.created = created_at(process.pid)
+
+    @classmethod
+    def start(cls, folder: Path, spec: RunSpec, recipe: Recipe | None) -> "Engine":
+        """Write the spec and start `python -m project.runner`. Its output goes to log.txt, secrets through a pipe."""
+        partial = folder / "spec.json.partial"
+        partial.write_text(spec.model_dump_json(indent=2))
+        partial.rename(folder / "spec.json")
+        beat(folder)
+        env = environment(recipe)
+        secrets = secrets_of(recipe)
+        with (folder / "log.txt").open("ab") as log, _pipe_with(secrets, env) as descriptors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "project.runner", str(folder)],
+                cwd=folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=descriptors,
+            )
+        engine = cls(process)
+        (folder / "engine.json").write_text(json.dumps({"pid": engine.pid, "created": engine.created}))
+        return engine
+
+    def ended(self) -> Ended | None:
+        """None while the process runs."""
+        code = self._process.poll()
+        if code is None:
+            return None
+        return Ended(None, -code) if code < 0 else Ended(code, None)
+
+    def wait(self, seconds: float) -> Ended | None:
+        """Like `ended`, after waiting for at most `seconds`."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self.ended()
+
+    def ask_to_stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGTERM)
+
+    def kill(self) -> bool:
+        """Kill the whole group and wait until it is gone; false if something survives ten seconds of that."""
+        gone = kill_group(self.pid, self.created)
+        self._process.poll()
+        return gone
+
+
+@contextlib.contextmanager
+def _pipe_with(secrets: Mapping[str, str], env: dict[str, str]) -> Iterator[tuple[int, ...]]:
+    """An inherited pipe that holds the secrets as JSON; the environment names its number, not its content."""
+    if not secrets:
+        yield ()
+        return
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, json.dumps(dict(secrets)).encode())  # far below the pipe's 64 KiB: it does not block
+        os.close(writing)
+        env["TUNELOOP_SECRETS_FD"] = str(reading)
+        yield (reading,)
+    finally:
+        os.close(reading)
+
+
+def beat(folder: Path) -> None:
+    """Tell the engine that somebody watches it."""
+    (folder / "heartbeat").touch()
+
+
+def created_at(pid: int) -> float | None:
+    """When a process was created, in Unix seconds; None when there is none. With the pid it names one process."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def is_process(pid: int | None, created: float | None) -> bool:
+    """Is the process with this pid still the one that was created then?"""
+    if not pid or created is None:
+        return False
+    now = created_at(pid)
+    return now is not None and abs(now - created) < 0.05 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def group_members(group: int, since: float | None) -> list[psutil.Process]:
+    """The living processes of a process group, without those older than `since`: the number may be another's now."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            member = os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+            if member and (since is None or process.create_time() >= since - 0.05):
+                found.append(process)
+    return found
+
+
+def kill_group(group: int, since: float | None, *, patience: float = 10.0) -> bool:
+    """SIGKILL every process of the group until none is left. False when some survive `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while members := group_members(group, since):
+        for process in members:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def kill_run(folder: Path, pid: int | None, created: float | None) -> bool:
+    """End whatever still runs for a run folder: by its recorded group, else by its command line."""
+    if pid is None:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            recorded = json.loads((folder / "engine.json").read_text())
+            pid, created = recorded["pid"], recorded["created"]
+    if pid is None:  # its supervisor died between the start and the note of it
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.cmdline()[-3:] == ["-m", "project.runner", str(folder)]:
+                    pid, created = process.pid, process.create_time()
+    return kill_group(pid, created) if pid else True

@@ -1,0 +1,209 @@
+"""Engine events into the database: in batches, once, and only while the job is ours."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from project.contracts.events import Metrics, Progress, Started
+from project.jobs import journal
+from project.jobs.models import Job, JobAttempt, JobEvent, Metric
+from project.jobs.models.job import as_time
+from project.jobs.ownership import Ownership, lease_end
+from project.jobs.reading import Line
+
+PACE_WINDOW = 30.0  # seconds of progress that the ETA is taken from
+POINTS_PER_EVENT = 60  # per key: what an open page gets live; the Metric table has all
+MOST_WAITING = 200_000  # rows
+LONGEST_TEXT = 20_000  # characters of one message, prompt or answer
+
+
+@dataclass
+class Batch:
+    """What several lines come to: event rows without their numbers, metric rows, and what is newest."""
+
+    events: list[JobEvent] = field(default_factory=list)
+    metrics: dict[tuple[str, int], Metric] = field(default_factory=dict)
+    points: dict[str, list[list[float]]] = field(default_factory=dict)
+    latest: dict[str, float] = field(default_factory=dict)
+    progress: Progress | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    last_line: Line | None = None
+
+
+class Ingest:
+    """The database side of following one attempt: `take` lines as they come, `flush` a few times per second.
+
+    While the database can't be reached lines stay here, up to `MOST_WAITING`; beyond it they stay in the file.
+    """
+
+    def __init__(self, own: Ownership) -> None:
+        self._own = own
+        self._waiting = Batch()
+        self._pace: deque[tuple[float, int]] = deque()
+        self._shape: tuple[int, str, str] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self._waiting.last_line is None
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._waiting.metrics) + len(self._waiting.events) >= MOST_WAITING
+
+    def take(self, lines: Iterable[Line]) -> None:
+        for line in lines:
+            self._waiting.last_line = line
+            match line.event:
+                case Metrics() as said:
+                    self._take_metrics(said)
+                case Progress() as said:
+                    self._take_progress(line, said)
+                case Started() as said:
+                    self._waiting.versions = said.versions
+                    self._waiting.events.append(self._event(line))
+                case _:
+                    self._waiting.events.append(self._event(line))
+
+    def flush(self, **attempt_fields: Any) -> Job:
+        """Write everything that waits in one transaction, which also renews the lease.
+
+        Raises OwnershipLost, and database errors; then all of it still waits.
+        """
+        batch = self._waiting
+        with transaction.atomic():
+            job = self._own.lock()
+            self._write_events(job, batch)
+            Metric.objects.bulk_create(
+                batch.metrics.values(),
+                batch_size=1000,
+                update_conflicts=True,
+                unique_fields=["job", "key", "step", "attempt"],
+                update_fields=["value", "at"],
+            )
+            self._write_attempt(batch, attempt_fields)
+            Job.objects.filter(pk=job.pk).update(
+                last_seq=job.last_seq,
+                lease_until=lease_end(),
+                heartbeat_at=Now(),
+                suspected_at=None,
+                **self._progress_fields(batch),
+                **({"latest": {**job.latest, **batch.latest}} if batch.latest else {}),
+            )
+            journal.hint(job)
+        self._waiting = Batch()
+        return job
+
+    def _event(self, line: Line) -> JobEvent:
+        body = line.event.model_dump(mode="json", exclude={"type", "at"})
+        return self._row(line, line.event.type, _storable(body))
+
+    def _row(self, line: Line, kind: str, body: dict[str, Any]) -> JobEvent:
+        return JobEvent(
+            job_id=self._own.job_id,
+            attempt=self._own.attempt,
+            line=line.number,
+            type=kind,
+            at=as_time(line.event.at),
+            body=body,
+        )
+
+    def _take_metrics(self, said: Metrics) -> None:
+        batch = self._waiting
+        for name, value in said.values.items():
+            key = name[:100].replace("\x00", "")
+            batch.metrics[key, said.step] = Metric(
+                job_id=self._own.job_id,
+                key=key,
+                step=said.step,
+                attempt=self._own.attempt,
+                value=value,
+                at=as_time(said.at),
+            )
+            batch.latest[key] = value
+            batch.points.setdefault(key, []).append([said.step, value])
+
+    def _take_progress(self, line: Line, said: Progress) -> None:
+        """Progress lives in the job's row; only a new phase is an event."""
+        self._waiting.progress = said
+        shape = (said.total, said.unit, said.phase)
+        if shape != self._shape:
+            if self._shape is None or self._shape[2] != said.phase:
+                self._waiting.events.append(self._event(line))
+            self._pace.clear()
+            self._shape = shape
+        if not self._pace or said.step >= self._pace[-1][1]:
+            self._pace.append((said.at, said.step))
+        while len(self._pace) > 2 and said.at - self._pace[0][0] > PACE_WINDOW:
+            self._pace.popleft()
+
+    def _progress_fields(self, batch: Batch) -> dict[str, Any]:
+        said = batch.progress
+        if said is None:
+            return {}
+        (begun, first), (now, last) = self._pace[0], self._pace[-1]
+        rate = (last - first) / (now - begun) if now > begun and last > first else None
+        return {
+            "step": said.step,
+            "total": said.total,
+            "unit": said.unit[:30].replace("\x00", ""),
+            "phase": said.phase[:100].replace("\x00", ""),
+            "epoch": said.epoch,
+            "rate": rate,
+            "progress_at": as_time(said.at),
+        }
+
+    def _write_events(self, job: Job, batch: Batch) -> None:
+        events = [*batch.events, *self._points_event(batch)]
+        for event in events:
+            job.last_seq += 1
+            event.pk = None
+            event.seq = job.last_seq
+        JobEvent.objects.bulk_create(events, batch_size=500)
+
+    def _points_event(self, batch: Batch) -> list[JobEvent]:
+        """One event for all numbers of the batch. Its line is the last one's, unless that has an event of its own."""
+        if not batch.points or batch.last_line is None:
+            return []
+        body = {"points": {key: thinned(points, POINTS_PER_EVENT) for key, points in batch.points.items()}}
+        event = self._row(batch.last_line, "metrics", body)
+        if batch.events and batch.events[-1].line == batch.last_line.number:
+            event.line = None
+        return [event]
+
+    def _write_attempt(self, batch: Batch, fields: dict[str, Any]) -> None:
+        if batch.last_line:
+            fields = {**fields, "lines": batch.last_line.number, "line_bytes": batch.last_line.next_offset}
+        if batch.versions:
+            fields = {**fields, "versions": batch.versions}
+        if fields:
+            JobAttempt.objects.filter(job_id=self._own.job_id, number=self._own.attempt).update(**fields)
+
+
+def thinned(points: list[list[float]], most: int) -> list[list[float]]:
+    """At most `most` of the points, with the least and the greatest of each stretch, in their order."""
+    if len(points) <= most:
+        return points
+    stretch = -(-len(points) // (most // 2))
+    kept = []
+    for begin in range(0, len(points), stretch):
+        part = points[begin : begin + stretch]
+        least = min(part, key=lambda point: point[1])
+        greatest = max(part, key=lambda point: point[1])
+        kept += [least] if least is greatest else sorted([least, greatest])
+    return kept
+
+
+def _storable(value: Any) -> Any:
+    """Texts a database takes: no NUL, and of a very long one the beginning."""
+    if isinstance(value, dict):
+        return {str(key).replace("\x00", ""): _storable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_storable(inner) for inner in value]
+    if isinstance(value, str):
+        text = value.replace("\x00", "")
+        return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " …"
+    return value

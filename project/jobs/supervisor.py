@@ -1,0 +1,405 @@
+"""One claimed attempt, from its run folder to its end: the only writer about a running job.
+
+It starts the engine in a process of its own, renews the lease, follows what the engine says, passes on a wish to stop,
+and writes how it ended. Every write is fenced (`Ownership`): once it finds that the job is no longer its own, it kills
+the engine and says nothing. While the database can't be reached it goes on, and gives up after JOB_GRACE.
+"""
+
+import contextlib
+import errno
+import logging
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, transaction
+
+from project.contracts.events import FINAL, Done, Event, Failed, FailureClass, Stopped
+from project.contracts.plugins import UnknownPlugin
+from project.contracts.runs import RECIPES, Recipe, RunSpec
+from project.jobs import checkpoints, ending
+from project.jobs.claim import Claim
+from project.jobs.ending import Exit, Failure
+from project.jobs.engine import Ended, Engine, beat
+from project.jobs.ingest import Ingest
+from project.jobs.models import Job
+from project.jobs.ownership import OwnershipLost
+from project.jobs.reading import EventReader, log_tail
+from project.kernel import artifacts
+from project.kernel.errors import Problem
+from project.kernel.models import Artifact
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+TICK = 0.1  # seconds between two looks at the events file
+FLUSH = 0.25  # seconds: at most four writes, and so four frames for open pages, per second
+LOOK = 1.0  # seconds between two looks at the job's flags
+LOG_EVERY = 5.0  # seconds between two copies of the log's tail
+LOG_BYTES = 16 * 1024
+EVIDENCE = 20  # lines of the log shown with a failure
+
+
+class DatabaseGone(Exception):
+    """It can't be reached for longer than JOB_GRACE: whoever finds the job's lease expired goes on with it."""
+
+
+class Supervisor:
+    """`draining` set means: this worker goes away; save, stop, and leave the job to another one."""
+
+    def __init__(self, claim: Claim, *, draining: threading.Event | None = None) -> None:
+        self._own, self._device = claim.own, claim.device
+        self._draining = draining or threading.Event()
+        self._folder = Path(settings.RUNS_PATH) / str(claim.job_id) / str(claim.own.attempt)
+        self._ingest = Ingest(claim.own)
+        self._reader = EventReader(self._folder / "events.jsonl")
+        self._engine: Engine | None = None
+        self._final: Event | None = None
+        self._stopping = ""  # why the engine was asked to stop: 'cancel', 'drain'
+        self._stopping_since = 0.0
+        self._database_down_since: float | None = None
+        self._flushed_at = self._looked_at = self._renewed_at = self._beaten_at = self._logged_at = 0.0
+        self._log_size = -1
+
+    def run(self) -> None:
+        """Returns when the attempt is over, whatever became of it. Never leaves a process behind."""
+        try:
+            self._run()
+        except OwnershipLost:
+            log.warning("job %s: attempt %s is no longer ours", self._own.job_id, self._own.attempt)
+            self._leave_behind_nothing()
+        except DatabaseGone:
+            log.error("job %s: no database for %s s, giving up", self._own.job_id, settings.JOB_GRACE)
+            self._stop_and_wait()
+            self._leave_behind_nothing()
+        except BaseException:
+            self._leave_behind_nothing()
+            raise
+        finally:
+            shutil.rmtree(self._folder / "tmp", ignore_errors=True)
+
+    def _run(self) -> None:
+        job = self._surely(lambda: Job.objects.select_related("workspace").get(pk=self._own.job_id))
+        try:
+            recipe = _recipe(job)
+            spec = self._prepare(job)
+            engine = self._engine = Engine.start(self._folder, spec, recipe)
+        except (Problem, OSError) as error:
+            why = _why_it_could_not_start(error)
+            self._surely(lambda: self._end(lambda job: ending.fail(job, why, exit=Exit(gone=True))))
+            return
+        self._surely(lambda: self._note_process(engine))
+        ended = self._follow(engine)
+        gone = engine.kill()  # what it started and left behind
+        self._read_the_rest()
+        self._conclude(job, ended, Exit(ended.code, ended.signal, gone=gone))
+
+    # --- before
+
+    def _prepare(self, job: Job) -> RunSpec:
+        """Make the run folder and bring the inputs to this host, while the lease goes on."""
+        self._folder.mkdir(parents=True)
+        kept = self._surely(lambda: checkpoints.newest_here(job)) if job.attempt > 1 else None
+        wanted = {name: _input_artifact(job, name, value) for name, value in job.inputs.items()}
+
+        def fetch() -> dict[str, str]:
+            return {
+                name: str(artifacts.local_path(artifact)) if artifact else job.inputs[name]["path"]
+                for name, artifact in wanted.items()
+            }
+
+        return RunSpec(
+            job=str(job.pk),
+            attempt=self._own.attempt,
+            recipe=job.recipe,
+            params=job.params,
+            inputs=self._meanwhile(fetch) if any(wanted.values()) else fetch(),
+            resume_from=str(kept.path) if kept else None,
+            device=self._device,
+            threads=settings.ENGINE_THREADS,
+            silence_limit=settings.JOB_GRACE,
+        )
+
+    def _note_process(self, engine: Engine) -> None:
+        with transaction.atomic():
+            self._own.lock()
+            self._own.attempt_rows().update(pid=engine.pid, process_created=engine.created)
+
+    # --- during
+
+    def _follow(self, engine: Engine) -> Ended:
+        while True:
+            ended = engine.wait(TICK)
+            self._take_events()
+            self._stay_alive()
+            self._pass_on_wishes(engine)
+            if ended is not None:
+                return ended
+
+    def _take_events(self) -> bool:
+        """Read what the engine wrote; true when there was something."""
+        if self._ingest.is_full:  # the database is away: what comes now stays in the file
+            return False
+        lines = self._reader.read()
+        for line in lines:
+            if isinstance(line.event, FINAL):
+                self._final = line.event
+        self._ingest.take(lines)
+        return bool(lines)
+
+    def _stay_alive(self) -> None:
+        """The heartbeat for the engine, the lease for the database, and what was said since."""
+        now = time.monotonic()
+        if now - self._beaten_at >= min(LOOK, settings.JOB_BEAT):
+            self._beaten_at = now
+            beat(self._folder)
+        if now - self._flushed_at >= FLUSH and (not self._ingest.is_empty or self._log_is_due(now)):
+            self._flushed_at = now
+            if self._if_possible(self._flush):
+                self._renewed_at = now
+        elif now - self._renewed_at >= settings.JOB_BEAT:
+            self._renewed_at = now
+            self._if_possible(self._own.renew)
+
+    def _flush(self) -> None:
+        due = self._log_is_due(time.monotonic())
+        self._ingest.flush(**(self._log_fields() if due else {}))
+
+    def _log_is_due(self, now: float) -> bool:
+        return now - self._logged_at >= LOG_EVERY and self._size_of_log() != self._log_size
+
+    def _log_fields(self) -> dict[str, object]:
+        self._logged_at, self._log_size = time.monotonic(), self._size_of_log()
+        return {"log_bytes": self._log_size, "log_tail": log_tail(self._folder / "log.txt", LOG_BYTES)}
+
+    def _size_of_log(self) -> int:
+        with contextlib.suppress(OSError):
+            return (self._folder / "log.txt").stat().st_size
+        return 0
+
+    def _pass_on_wishes(self, engine: Engine) -> None:
+        """Ask the engine to stop when somebody wants that; kill it when it does not obey in time."""
+        now = time.monotonic()
+        if not self._stopping and now - self._looked_at >= min(LOOK, settings.JOB_BEAT):
+            self._looked_at = now
+            self._if_possible(self._look)
+            if not self._stopping and self._draining.is_set():
+                self._stopping = "drain"
+            if self._stopping:
+                self._stopping_since = now
+                engine.ask_to_stop()
+        if self._stopping and now - self._stopping_since > settings.JOB_STOP_TIMEOUT:
+            engine.kill()
+
+    def _look(self) -> None:
+        flags = self._own.rows().values_list("cancel_requested_at", flat=True)
+        if not flags:
+            raise OwnershipLost
+        if flags[0] is not None:
+            self._stopping = "cancel"
+
+    # --- after
+
+    def _read_the_rest(self) -> None:
+        while self._take_events():
+            if self._ingest.is_full:
+                self._surely(self._flush)
+        self._logged_at = 0.0  # the end of the log is always kept
+        self._surely(self._flush)
+
+    def _conclude(self, job: Job, ended: Ended, exit: Exit) -> None:
+        """Write how it ended. Finished work counts even if somebody wanted to stop it at the last moment."""
+        match self._final:
+            case Done() as done if exit.code == 0:
+                self._succeed(job, done, exit)
+            case _ if self._stopping == "cancel":
+                self._surely(lambda: self._end(lambda job: ending.cancel(job, exit=exit)))
+            case Failed() as failed if failed.failure == FailureClass.INFRASTRUCTURE:
+                self._surely(lambda: self._end(lambda job: ending.lose(job, failed.message, exit=exit)))
+            case Failed() as failed:
+                self._fail(Failure(failed.failure, failed.message, failed.hint, failed.field, self._evidence()), exit)
+            case _ if self._stopping == "drain":
+                self._surely(lambda: self._end(lambda job: ending.drain(job, exit=exit)))
+            case Stopped():
+                message = "The engine was stopped from outside."
+                self._surely(lambda: self._end(lambda job: ending.lose(job, message, exit=exit)))
+            case _:
+                self._fail(self._why_it_died(ended), exit)
+
+    def _succeed(self, job: Job, done: Done, exit: Exit) -> None:
+        artifact = None
+        if done.artifact is not None:
+            try:
+                artifact = self._store(job, self._folder / done.artifact)
+            except (Problem, OSError, ValueError) as error:
+                self._fail(_why_it_could_not_be_stored(error), exit)
+                return
+        try:
+            self._surely(lambda: self._end(lambda job: _succeed(job, done, artifact, exit)))
+        except Problem as problem:
+            why = Failure(FailureClass.USER_ERROR, problem.detail, "The work itself is done; its files are kept.")
+            self._fail(why, exit, artifact)
+        except OwnershipLost:
+            if artifact:
+                artifacts.delete_files(artifact.key, [entry["path"] for entry in artifact.manifest])
+            raise
+        except (DatabaseGone, OperationalError, InterfaceError):
+            raise
+        except Exception as error:
+            log.exception("job %s: its result could not be taken over", self._own.job_id)
+            message = f"The result could not be taken over: {type(error).__name__}: {error}"
+            hint = "The work itself is done; its files are kept. This is a mistake of ours; the worker's log has more."
+            self._fail(Failure(FailureClass.CRASH, message, hint), exit, artifact)
+
+    def _store(self, job: Job, folder: Path) -> Artifact:
+        """Upload and verify, without the row, while the lease goes on."""
+        return self._meanwhile(
+            lambda: artifacts.upload_tree(
+                folder, workspace=job.workspace, kind=job.recipe[:30], created_by=job.created_by, move=True
+            ),
+            undo=lambda made: artifacts.delete_files(made.key, [entry["path"] for entry in made.manifest]),
+        )
+
+    def _fail(self, why: Failure, exit: Exit, artifact: Artifact | None = None) -> None:
+        def fail(job: Job) -> None:
+            if artifact:
+                artifact.save(force_insert=True)
+            ending.fail(job, why, exit=exit, artifact=artifact)
+
+        self._surely(lambda: self._end(fail))
+
+    def _end(self, write: Callable[[Job], None]) -> None:
+        """The fenced transaction in which everything about the end is written."""
+        with transaction.atomic():
+            write(self._own.lock())
+
+    def _why_it_died(self, ended: Ended) -> Failure:
+        lines = self._evidence()
+        if ended.signal:
+            name = signal.Signals(ended.signal).name
+            hint = "Often that is a host out of memory: use a smaller batch, or look at the host's log."
+            hint = hint if ended.signal == signal.SIGKILL else "The last lines of its log may say why."
+            return Failure(FailureClass.CRASH, f"The engine was killed ({name}).", hint, lines=lines)
+        last = f" Its last words: {lines[-1]}" if lines else ""
+        message = f"The engine ended with code {ended.code} without saying why.{last}"
+        return Failure(FailureClass.CRASH, message, "The last lines of its log may say why.", lines=lines)
+
+    def _evidence(self) -> list[str]:
+        lines = log_tail(self._folder / "log.txt", LOG_BYTES).splitlines()
+        return [line for line in lines if line.strip()][-EVIDENCE:]
+
+    # --- leaving early
+
+    def _stop_and_wait(self) -> None:
+        if self._engine and self._engine.ended() is None:
+            self._engine.ask_to_stop()
+            self._engine.wait(settings.JOB_STOP_TIMEOUT)
+
+    def _leave_behind_nothing(self) -> None:
+        gone = self._engine.kill() if self._engine else True
+        with contextlib.suppress(OperationalError, InterfaceError):
+            self._own.attempt_rows().update(engine_gone=gone)
+
+    # --- a database that may be away
+
+    def _if_possible(self, call: Callable[[], object]) -> bool:
+        """Do it now, or not at all; later is soon enough. Raises OwnershipLost, and DatabaseGone after JOB_GRACE."""
+        try:
+            call()
+        except (OperationalError, InterfaceError) as error:
+            self._note_absence(error)
+            return False
+        self._database_down_since = None
+        return True
+
+    def _surely(self, call: Callable[[], T]) -> T:
+        """Do it, however often it takes; meanwhile the engine is told that we live."""
+        pause = TICK
+        while True:
+            try:
+                result = call()
+            except (OperationalError, InterfaceError) as error:
+                self._note_absence(error)
+                if self._folder.is_dir():
+                    beat(self._folder)
+                time.sleep(pause)
+                pause = min(2 * pause, LOOK)
+            else:
+                self._database_down_since = None
+                return result
+
+    def _note_absence(self, error: Exception) -> None:
+        if connection.in_atomic_block:  # only in tests: there is no transaction left to try again in
+            raise error
+        connection.close()
+        now = time.monotonic()
+        if self._database_down_since is None:
+            self._database_down_since = now
+            log.warning("job %s: the database can't be reached: %s", self._own.job_id, error)
+        elif now - self._database_down_since > settings.JOB_GRACE:
+            raise DatabaseGone from error
+
+    def _meanwhile(self, call: Callable[[], T], *, undo: Callable[[T], None] | None = None) -> T:
+        """Do slow work that needs no database in a thread, and renew the lease until it is done."""
+        with ThreadPoolExecutor(1, thread_name_prefix="slow") as pool:
+            future: Future[T] = pool.submit(call)
+            try:
+                while not wait_for([future], timeout=TICK).done:
+                    self._stay_alive()
+            except BaseException:
+                if undo and future.exception() is None:  # waits for its end
+                    undo(future.result())
+                raise
+            return future.result()
+
+
+def _recipe(job: Job) -> Recipe | None:
+    try:
+        return RECIPES.get(job.recipe)
+    except UnknownPlugin:
+        return None  # the engine says so, in the words everybody knows
+
+
+def _input_artifact(job: Job, name: str, value: dict[str, str]) -> Artifact | None:
+    if "artifact" not in value:
+        return None
+    found = Artifact.objects.filter(pk=UUID(value["artifact"]), workspace=job.workspace).first()
+    if found is None:
+        raise Problem(f"The input '{name}' is gone.")
+    return found
+
+
+def _succeed(job: Job, done: Done, artifact: Artifact | None, exit: Exit) -> None:
+    if artifact:
+        artifact.save(force_insert=True)
+    ending.succeed(job, done.result, artifact, exit=exit)
+
+
+def _why_it_could_not_start(error: Problem | OSError) -> Failure:
+    if isinstance(error, Problem):
+        return Failure(FailureClass.USER_ERROR, f"The job could not start: {error.detail}")
+    return _disk(error) or Failure(FailureClass.INFRASTRUCTURE, f"The engine could not be started: {error}")
+
+
+def _why_it_could_not_be_stored(error: Exception) -> Failure:
+    message = f"The result could not be stored: {error}"
+    return _disk(error) or Failure(
+        FailureClass.INFRASTRUCTURE, message, "See that the artifact store works, and retry."
+    )
+
+
+def _disk(error: Exception) -> Failure | None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(FailureClass.STORAGE_FULL, f"The disk is full: {error}", "Free space, then retry.")
+    return None
+
+
+__all__ = ["DatabaseGone", "Supervisor"]
