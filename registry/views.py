@@ -206,13 +206,31 @@ class Compare(WorkspacePage):
         if not problem and len(names) == 1:
             problem = "Choose at least two versions."
         choices = access.visible(versions_with_all().exclude(stage=Stage.ARCHIVED), self.actor)
+        context = side_by_side(comparison.compare(found)) if len(found) > 1 else {}
         return self.render(
             "models/compare.html",
             status=400 if problem and len(names) != 1 else 200,
             problem=problem,
-            comparison=comparison.compare(found) if len(found) > 1 else None,
             chosen={str(version.pk) for version in found},
             choices=choices.order_by("model__name", "-number")[:100],
             most=comparison.MOST,
             api=f"{reverse('api-model-list')}compare/?versions={','.join(str(version.pk) for version in found)}",
+            **context,
         )
+
+
+def side_by_side(found: comparison.Comparison) -> dict[str, Any]:
+    """A comparison as rows of cells, for the template."""
+    names = {index: str(version) for index, version in enumerate(found.versions)}
+    rows = [
+        {
+            "metric": line.metric,
+            "data_label": line.data_label,
+            "data_digest": line.data_digest,
+            "cells": list(zip(line.values, line.deltas, strict=True)),
+            "names": names,
+        }
+        for line in found.scores
+    ]
+    tables = [("Configuration", found.config), ("Facts", found.facts)]
+    return {"comparison": found, "rows": rows, "names": names, "tables": tables}
