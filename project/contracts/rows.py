@@ -66,9 +66,12 @@ Row = Annotated[
 ROW: TypeAdapter[Row] = TypeAdapter(Row)
 
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical_json(value: Any) -> bytes:
     """RFC 8785 for what rows hold (strings, booleans, small integers, arrays, ASCII keys): sorted keys, no blanks."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def row_bytes(row: Row) -> bytes:

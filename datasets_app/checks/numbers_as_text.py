@@ -1,0 +1,29 @@
+"""Numbers that were taken as texts. Usually meant (labels 0 to 4), sometimes a wrong column."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from datasets_app.importing import Entry
+from datasets_app.validation import Check as BaseCheck
+from datasets_app.validation import Finding
+
+name = "numbers_as_text"
+label = "Numbers as text"
+
+
+class Check(BaseCheck):
+    def __init__(self) -> None:
+        self._columns: Counter[str] = Counter()
+
+    def see(self, entry: Entry) -> None:
+        self._columns.update(set(entry.as_text))
+
+    def findings(self) -> Iterable[Finding]:
+        for column, count in self._columns.items():
+            yield Finding(
+                name,
+                "info",
+                f"'{column[:60]}' holds numbers in {count:,} {'row' if count == 1 else 'rows'}; they are kept as text",
+                count,
+                "If they stand for something, words teach the model more than numbers do.",
+            )

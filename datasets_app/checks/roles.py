@@ -1,0 +1,101 @@
+"""Conversations whose turns are in an order no chat template expects, or that end before the answer."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from datasets_app.importing import Entry
+from datasets_app.validation import Check as BaseCheck
+from datasets_app.validation import Examples, Finding, Severity
+from project.contracts.rows import ChatRow
+
+name = "roles"
+label = "Roles and turns"
+
+# problem -> (how bad, what several do, what one does, what to do)
+_PROBLEMS: dict[str, tuple[Severity, str, str, str]] = {
+    "no_answer": (
+        "error",
+        "conversations have no assistant turn",
+        "conversation has no assistant turn",
+        "There is nothing to learn in them. Remove them.",
+    ),
+    "ends_early": (
+        "warning",
+        "conversations end without an assistant turn",
+        "conversation ends without an assistant turn",
+        "What follows the last answer is never learned from.",
+    ),
+    "late_system": (
+        "warning",
+        "conversations have a system message that is not the first",
+        "conversation has a system message that is not the first",
+        "Many chat templates refuse that or drop it.",
+    ),
+    "answer_first": (
+        "warning",
+        "conversations begin with the assistant",
+        "conversation begins with the assistant",
+        "Many chat templates want the user first.",
+    ),
+    "same_twice": (
+        "warning",
+        "conversations have two turns of the same role in a row",
+        "conversation has two turns of the same role in a row",
+        "Many chat templates refuse that. Join the turns.",
+    ),
+}
+
+
+class Check(BaseCheck):
+    def __init__(self) -> None:
+        self._problems = {problem: Examples() for problem in _PROBLEMS}
+        self._turns: Counter[int] = Counter()
+        self._roles: Counter[str] = Counter()
+        self._with_system = 0
+
+    def see(self, entry: Entry) -> None:
+        row = entry.row
+        if not isinstance(row, ChatRow):
+            return
+        roles = [message.role for message in row.messages]
+        self._turns[len(roles)] += 1
+        self._roles.update(roles)
+        self._with_system += "system" in roles
+        for problem in problems(roles):
+            self._problems[problem].add(entry, " → ".join(roles[:12]))
+
+    def findings(self) -> Iterable[Finding]:
+        for problem, found in self._problems.items():
+            if found.count:
+                severity, many, one, advice = _PROBLEMS[problem]
+                title = f"{found.count:,} {many if found.count > 1 else one}"
+                yield Finding(name, severity, title, found.count, advice, tuple(found.kept))
+
+    def figures(self) -> Mapping[str, Any]:
+        if not self._turns:
+            return {}
+        rows = sum(self._turns.values())
+        turns = sum(number * times for number, times in self._turns.items())
+        return {
+            "roles": dict(self._roles),
+            "turns_mean": round(turns / rows, 2),
+            "turns_most": max(self._turns),
+            "with_system": self._with_system,
+        }
+
+
+def problems(roles: Sequence[str]) -> Iterable[str]:
+    """What is wrong with the order of these roles."""
+    talk = [role for role in roles if role != "system"]
+    if "assistant" not in talk:
+        yield "no_answer"
+    elif talk[-1] != "assistant":
+        yield "ends_early"
+    if "system" in roles[1:]:
+        yield "late_system"
+    if talk and talk[0] == "assistant":
+        yield "answer_first"
+    if any(a == b and a != "tool" for a, b in pairwise(talk)):
+        yield "same_twice"

@@ -1,0 +1,142 @@
+"""The validation report of a version, made while its rows stream by. Pure.
+
+A check is one module in `datasets_app/checks/` (or named by an entry point `tuneloop.checks`) with `name`, `label` and
+`Check`, a class of which one object sees every row once. It may keep a few bytes per row, never the rows.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+from datasets_app.importing import Entry
+from datasets_app.reading import BadLine
+from project.contracts.plugins import Plugins
+
+KEPT_EXAMPLES = 20
+EXCERPT = 160  # characters
+
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row that shows a finding. `row` counts from 1 within the version, `line` within the file; 0 is none."""
+
+    row: int
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know about the data: what, how often, what to do. `title` is a plain sentence."""
+
+    check: str
+    severity: Severity
+    title: str
+    count: int
+    advice: str = ""
+    examples: tuple[Example, ...] = ()
+
+
+class RowCheck(Protocol):
+    """What sees the rows. `findings` and `figures` are asked once, at the end."""
+
+    def see(self, entry: Entry) -> None: ...
+
+    def findings(self) -> Iterable[Finding]: ...
+
+    def figures(self) -> Mapping[str, Any]:
+        """JSON for the report under the check's name; empty for none."""
+
+
+class Check:
+    """A check that finds nothing: override what you need."""
+
+    def see(self, entry: Entry) -> None: ...
+
+    def findings(self) -> Iterable[Finding]:
+        return ()
+
+    def figures(self) -> Mapping[str, Any]:
+        return {}
+
+
+class CheckPlugin(Protocol):
+    name: str
+    label: str
+    Check: type[RowCheck]
+
+
+CHECKS: Plugins[CheckPlugin] = Plugins(
+    kind="check", group="tuneloop.checks", packages=("datasets_app.checks",), required=("label", "Check")
+)
+
+_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
+
+
+@dataclass
+class Examples:
+    """All counted, the first few kept."""
+
+    count: int = 0
+    kept: list[Example] = field(default_factory=list)
+
+    def add(self, entry: Entry, text: str) -> None:
+        self.count += 1
+        if len(self.kept) < KEPT_EXAMPLES:
+            self.kept.append(Example(entry.number, entry.line, excerpt(text)))
+
+
+class Validation:
+    """All checks over one pass."""
+
+    def __init__(self) -> None:
+        self._checks: dict[str, RowCheck] = {plugin.name: plugin.Check() for plugin in CHECKS.all()}
+        self._rows = 0
+
+    def see(self, entry: Entry) -> None:
+        self._rows += 1
+        for check in self._checks.values():
+            check.see(entry)
+
+    def report(self, bad_lines: Iterable[BadLine], bad_count: int, **facts: Any) -> dict[str, Any]:
+        """The report as JSON: `summary`, `findings` (worst first), one entry per check with figures, and `facts`."""
+        bad = list(bad_lines)
+        findings = [finding for check in self._checks.values() for finding in check.findings()]
+        if bad_count:
+            findings.append(_skipped(bad, bad_count))
+        findings.sort(key=lambda finding: (_ORDER[finding.severity], -finding.count))
+        figures = {name: dict(found) for name, check in self._checks.items() if (found := check.figures())}
+        return {
+            "summary": {
+                "rows": self._rows,
+                "bad_lines": bad_count,
+                **{severity: sum(f.severity == severity for f in findings) for severity in _ORDER},
+                **{name: sum(f.count for f in findings if f.check == name) for name in ("empty_fields", "duplicates")},
+            },
+            "bad_lines": [{"line": line.line, "reason": excerpt(line.reason, 400)} for line in bad],
+            "findings": [asdict(finding) for finding in findings],
+            "figures": figures,
+            **facts,
+        }
+
+
+def _skipped(bad: list[BadLine], count: int) -> Finding:
+    what = "line could not be read and is left out" if count == 1 else "lines could not be read and are left out"
+    return Finding(
+        check="bad_lines",
+        severity="warning",
+        title=f"{count:,} {what}",
+        count=count,
+        advice="Correct them in the file and upload it as a new version.",
+        examples=tuple(Example(0, line.line, excerpt(line.reason)) for line in bad[:KEPT_EXAMPLES]),
+    )
+
+
+def excerpt(text: str, length: int = EXCERPT) -> str:
+    """The beginning of a text on one line, without what a database or a terminal chokes on."""
+    cut = text[: 2 * length]
+    clean = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in cut)
+    clean = " ".join(clean.split())
+    return clean if len(clean) <= length and len(cut) == len(text) else clean[: length - 1].rstrip() + "…"
