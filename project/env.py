@@ -41,6 +41,14 @@ def flag(name: str, default: bool = False) -> bool:
     return default
 
 
+def choice(name: str, options: tuple[str, ...]) -> str:
+    """One of `options`; the first is the default."""
+    value = text(name, options[0])
+    if value not in options:
+        raise BadSetting(name, f"'{value}' is none of {', '.join(options)}")
+    return value
+
+
 def integer(name: str, default: int, *, least: int | None = None, most: int | None = None) -> int:
     return _number(name, default, int, "a whole number", least, most)
 

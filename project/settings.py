@@ -225,6 +225,15 @@ MAX_TRAINING_JOBS = env.integer("MAX_TRAINING_JOBS", 1, least=1)
 MAX_CPU_JOBS = env.integer("MAX_CPU_JOBS", 2, least=1)
 ENGINE_THREADS = env.integer("ENGINE_THREADS", 0, least=0)
 
+# --- serving (seconds, tokens)
+SERVE_LEASE = env.decimal("SERVE_LEASE", 15.0, least=2)
+SERVE_DRAIN = env.decimal("SERVE_DRAIN", 20.0, least=1)
+SERVE_DTYPE = env.choice("SERVE_DTYPE", ("auto", "float32", "bfloat16"))
+SERVE_THREADS = env.integer("SERVE_THREADS", 0, least=0)
+SERVE_CONTEXT_LIMIT = env.integer("SERVE_CONTEXT_LIMIT", 0, least=0)
+SERVE_MAX_BATCH = env.integer("SERVE_MAX_BATCH", 16, least=1)
+SERVE_MAX_WAITING = env.integer("SERVE_MAX_WAITING", 64, least=0)
+
 # --- defaults of a training job
 DEFAULT_BATCH_SIZE = env.integer("DEFAULT_BATCH_SIZE", 8, least=1)
 DEFAULT_LEARNING_RATE = env.decimal("DEFAULT_LEARNING_RATE", 2e-4, least=0)

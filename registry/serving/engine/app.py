@@ -5,13 +5,13 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from project.contracts.runs import UserError
 from project.modeling.render import TemplateError
+from registry.serving.engine.asgi import Receive, Scope, Send, disconnected, read_body, reply
 from registry.serving.engine.decoder import Broken, Decoder, Finished, Output, Piece, Row
 from registry.serving.engine.sampling import Sampling
 from registry.serving.engine.wire import (
@@ -22,10 +22,6 @@ from registry.serving.engine.wire import (
     parse_chat,
     sse,
 )
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_BODY = 8 * 1024 * 1024  # bytes
 LONG_TEXT = 20_000  # characters; tokenising more would hold up everybody's stream
@@ -63,7 +59,7 @@ class EngineApp:
             case "GET" if path == "/adapters":
                 await reply(send, 200, json.dumps({"adapters": self._decoder.adapters()}).encode())
             case "PUT" if path != name and name:
-                await self._add_adapter(name, await read_body(receive), send)
+                await self._add_adapter(name, await read_body(receive, MAX_BODY), send)
             case "DELETE" if path != name and name:
                 self._decoder.remove_adapter(name)
                 await reply(send, 204, b"")
@@ -98,14 +94,14 @@ class EngineApp:
         await reply(send, 200, json.dumps({"adapters": self._decoder.adapters()}).encode())
 
     async def _chat(self, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        request = parse_chat(await read_body(receive))
+        request = parse_chat(await read_body(receive, MAX_BODY))
         outputs, row = await self._submit(request)
         answering = Answering(
             id=headers.get(b"x-answer-id", b"").decode("latin-1") or f"chatcmpl-{uuid.uuid4().hex}",
             model=headers.get(b"x-model-name", b"").decode("latin-1") or request.model,
             created=int(time.time()),
         )
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
         try:
             if request.stream:
                 await _stream(answering, request, _until(outputs, gone), send)
@@ -197,32 +193,5 @@ async def _until(outputs: "asyncio.Queue[Output]", gone: "asyncio.Task[None]") -
             return
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
-
-
 async def _more(send: Send, body: bytes, *, last: bool = False) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": not last})
-
-
-async def read_body(receive: Receive, limit: int = MAX_BODY) -> bytes:
-    """The whole body. Raises ApiError 413 beyond `limit` bytes."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ApiError(400, "The body did not arrive.", code="incomplete_body")
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise ApiError(413, f"The body is larger than {limit} bytes.", code="request_too_large")
-        if not message.get("more_body"):
-            return bytes(body)
-
-
-async def reply(send: Send, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-    """A whole JSON response."""
-    pairs = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    pairs += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
