@@ -20,6 +20,11 @@ function uplot() {
   return library;
 }
 
+// A line through few points shows them as dots too: a line of one point is invisible.
+const few = (plot, series) => plot.data[series].filter((value) => value !== null).length <= 30;
+
+const WHOLE = [1, 2, 5].flatMap((n) => Array.from({ length: 9 }, (_, power) => n * 10 ** power)).sort((a, b) => a - b); // there is no half step
+
 const UNITS = {
   "": (v) => (v === 0 ? "0" : Math.abs(v) >= 1e5 || Math.abs(v) < 1e-3 ? v.toExponential(1) : String(Number(v.toPrecision(4)))),
   bytes: (v) => (v >= 1e9 ? `${+(v / 1e9).toFixed(2)} GB` : `${Math.round(v / 1e6)} MB`),
@@ -177,19 +182,11 @@ class Chart {
     const data = this.data();
     if (this.plot && this.plot.series.length === data.length) {
       this.plot.setData(data);
-      this.points_shown(data);
     } else {
       this.build(data);
     }
     this.legend();
     this.table();
-  }
-
-  /** Few points are shown as dots too: a line of one point is invisible. */
-  points_shown(data) {
-    this.plot.series.forEach((series, i) => {
-      if (i) series.points.show = data[i].filter((v) => v !== null).length <= 30;
-    });
   }
 
   rebuild() {
@@ -220,7 +217,7 @@ class Chart {
           },
         },
         axes: [
-          { ...axis, space: 70, size: 28, gap: 4, grid: { show: false } },
+          { ...axis, space: 70, size: 28, gap: 4, grid: { show: false }, incrs: WHOLE },
           { ...axis, size: 52, gap: 6, space: 36, values: (u, splits) => splits.map((v) => (v === null ? "" : this.format(v))) },
         ],
         series: [
@@ -230,7 +227,7 @@ class Chart {
             stroke: colour(COLOURS[i % COLOURS.length]),
             width: 1.75,
             spanGaps: true,
-            points: { show: data[i + 1].filter((v) => v !== null).length <= 30, size: 5, fill: colour("--surface") },
+            points: { show: few, size: 5, fill: colour("--surface") },
           })),
         ],
         hooks: { setCursor: [() => this.legend()] },
