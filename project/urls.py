@@ -2,11 +2,13 @@
 
 from importlib.util import find_spec
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from project.kernel.api.problems import api_not_found
+from project.kernel.gallery import gallery
 
 _APPS = ("project.kernel", "project.jobs", "datasets_app", "registry", "training", "abtests")
 
@@ -24,3 +26,10 @@ for _app in reversed(_APPS):  # the app that sees most comes first: training add
     urlpatterns += _included(f"{_app}.api.urls", "api/v1/")
     urlpatterns += _included(f"{_app}.urls", "")
 urlpatterns += [re_path(r"^api/", api_not_found)]
+if settings.DEBUG:
+    urlpatterns += [path("gallery/", gallery, name="gallery")]
+
+handler400 = "project.kernel.views.bad_request"
+handler403 = "project.kernel.views.permission_denied"
+handler404 = "project.kernel.views.page_not_found"
+handler500 = "project.kernel.views.server_error"

@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
@@ -12,6 +11,7 @@ from django.contrib.auth.views import LoginView
 from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -19,6 +19,7 @@ from django.views import View
 
 from project.kernel import access, docs
 from project.kernel.actions import people, tokens
+from project.kernel.api.problems import CONTENT_TYPE, api_not_found, document
 from project.kernel.errors import NotFound, Problem
 from project.kernel.forms import MemberForm, TokenForm, WorkspaceForm
 from project.kernel.models import ApiToken, Membership, Role, User
@@ -186,16 +187,28 @@ def _next(request: HttpRequest) -> str:
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if request.path.startswith(("/api/", "/v1/")):
-        return JsonResponse({"title": "Not found", "status": 404}, status=404)
+        return api_not_found(request)
     return render(request, "errors/404.html", {"problem": NotFound("There is no page at this address.")}, status=404)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Our own mistake. As plain as possible: whatever broke may be needed to render a page."""
-    context: dict[str, Any] = {}
     if request.path.startswith(("/api/", "/v1/")):
-        from project.kernel.api.problems import CONTENT_TYPE, document
-
         body = document(500, "Server error", "Something broke on our side; the log of the web process says what.")
         return JsonResponse(body, status=500, content_type=CONTENT_TYPE)
-    return render(request, "errors/500.html", context, status=500)
+    return HttpResponse(render_to_string("errors/500.html"), status=500)  # context processors may be what broke
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return render(request, "errors/400.html", status=400)
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return render(request, "errors/403.html", status=403)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """A form without its CSRF token: an old tab, most of the time."""
+    return render(
+        request, "errors/403.html", {"reason": "This form was too old. Go back, reload and send it again."}, status=403
+    )

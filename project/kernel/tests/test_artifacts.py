@@ -101,7 +101,7 @@ def test_wrong_credentials_are_refused_and_nothing_is_left(
     cast: Cast, s3_server: S3Server, settings: LazySettings, folder: Path
 ) -> None:
     settings.STORAGES = {**settings.STORAGES, "artifacts": s3_settings(s3_server, secret_key="wrong")}
-    with pytest.raises(Exception, match="SignatureDoesNotMatch|403|Forbidden"):
+    with pytest.raises(Exception, match=r"SignatureDoesNotMatch|403|Forbidden"):
         artifacts.store_tree(folder, workspace=cast.workspace, kind="model")
     assert Artifact.objects.count() == 0
 
