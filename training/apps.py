@@ -5,3 +5,23 @@ class TrainingConfig(AppConfig):
     name = "training"
     label = "training"
     verbose_name = "Training"
+
+    def ready(self) -> None:
+        from project.jobs import outcomes
+        from project.kernel import access
+        from registry import comparison
+        from training import answers
+        from training.actions import evaluations, finetunes
+        from training.engine.recipes import evaluate
+        from training.planning import training_recipes
+
+        access.register(
+            {
+                "finetune.create": ("editor", "write"),
+                "evaluation.create": ("editor", "write"),
+            }
+        )
+        for recipe in training_recipes():
+            outcomes.register(recipe.name, on_success=finetunes.finished, on_retry=finetunes.retried)
+        outcomes.register(evaluate.name, on_success=evaluations.finished, on_retry=evaluations.retried)
+        comparison.register_answers(answers.side_by_side)

@@ -1,0 +1,252 @@
+"""The launch form, made from the job file's schema; and the form of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from django import forms
+from pydantic.fields import FieldInfo
+
+from training.engine.metrics_registry import METRICS
+from training.jobfile import SECTIONS, Defaults, JobFile, Lora
+
+# The form's field -> where it stands in the job file. What is not here has no place in the form.
+PATHS: dict[str, str] = {
+    "name": "name",
+    "model_name": "model.name",
+    "base_model": "model.base_model",
+    "dataset": "data.dataset",
+    "validation_split": "data.validation_split",
+    "validation_dataset": "data.validation_dataset",
+    "seed": "data.seed",
+    "recipe": "recipe",
+    "method": "method.type",
+    "r": "method.r",
+    "alpha": "method.alpha",
+    "dropout": "method.dropout",
+    "target_modules": "method.target_modules",
+    **{
+        name: f"hyperparameters.{name}"
+        for name in (
+            *("learning_rate", "epochs", "batch_size", "max_seq_length", "gradient_accumulation_steps", "max_steps"),
+            *("warmup_ratio", "weight_decay", "max_grad_norm"),
+        )
+    },
+    **{
+        name: f"optimization.{name}"
+        for name in (
+            *("optimizer", "scheduler", "precision", "packing", "gradient_checkpointing", "save_best_model"),
+            *("checkpoint_every", "keep_checkpoints", "logging_steps"),
+        )
+    },
+    "early_stopping": "optimization.early_stopping.enabled",
+    "patience": "optimization.early_stopping.patience",
+    "metrics": "evaluation.metrics",
+    "evaluation_dataset": "evaluation.dataset",
+    "limit": "evaluation.limit",
+    "evaluate_every": "evaluation.every",
+    "auto_deploy": "deployment.auto_deploy",
+}
+FIELDS = {path: name for name, path in PATHS.items()}
+TEXTS = ("name", "model_name", "target_modules", "evaluate_every", "checkpoint_every")
+LORA_ONLY = ("r", "alpha", "dropout", "target_modules")
+ADVANCED = (
+    *("gradient_accumulation_steps", "max_steps", "warmup_ratio", "weight_decay", "max_grad_norm", "optimizer"),
+    *("scheduler", "precision", "packing", "gradient_checkpointing", "target_modules", "dropout", "early_stopping"),
+    *("patience", "save_best_model", "evaluate_every", "checkpoint_every", "keep_checkpoints", "logging_steps"),
+    *("seed", "validation_dataset", "evaluation_dataset", "limit", "auto_deploy", "recipe"),
+)
+_LABELS = {
+    "model_name": "Model",
+    "dataset": "Data set",
+    "validation_dataset": "Validation data set",
+    "evaluation_dataset": "Held-out data set",
+    "base_model": "Base model",
+    "r": "Rank (r)",
+    "max_seq_length": "Longest row (tokens)",
+    "metrics": "Measure afterwards",
+    "limit": "Rows to evaluate",
+    "early_stopping": "Early stopping",
+    "evaluate_every": "Validate every",
+    "checkpoint_every": "Checkpoint every",
+    "logging_steps": "Chart points every (steps)",
+    "auto_deploy": "Deploy it at once",
+}
+_METHODS = (("lora", "LoRA: a small adapter, little memory"), ("full", "Full: every weight, much memory"))
+
+
+class Names(forms.MultipleChoiceField):
+    """Ticked names. Unknown ones are judged by the job file, in the same words as everywhere."""
+
+    def valid_value(self, value: str) -> bool:
+        return True
+
+
+def schema_field(path: str) -> FieldInfo:
+    """The job file's field at a dotted path."""
+    section, _, name = path.rpartition(".")
+    owner = Lora if section == "method" else SECTIONS[section] if section else JobFile
+    return owner.model_fields[name]
+
+
+Choices = Sequence[tuple[str, str]]
+
+
+class LaunchForm(forms.Form):
+    """Everything a person may say about a fine-tune. Fields take any text; `parse` and `plan` judge it."""
+
+    def __init__(
+        self,
+        data: Mapping[str, Any] | None = None,
+        *,
+        bases: Choices,
+        data_sets: Choices,
+        recipes: Choices,
+        defaults: Defaults,
+        document: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data, initial={**_initial(defaults), **_flat(document or {})})
+        choices: dict[str, Choices] = {
+            "base_model": [("", "Choose a model"), *bases],
+            "dataset": [("", "Choose a data set"), *data_sets],
+            "validation_dataset": [("", "None: use the split"), *data_sets],
+            "evaluation_dataset": [("", "What is held back for validation"), *data_sets],
+            "recipe": recipes,
+            "method": _METHODS,
+            "metrics": [(metric.name, metric.label) for metric in METRICS.all()],
+        }
+        for name, path in PATHS.items():
+            self.fields[name] = _field(name, path, choices.get(name))
+
+    def document(self) -> dict[str, Any]:
+        """The job file that was filled in. What was left empty is left out."""
+        document: dict[str, Any] = {}
+        method = self.cleaned_data.get("method") or "lora"
+        for name, path in PATHS.items():
+            value = self.cleaned_data.get(name)
+            if value in (None, "") or (name in LORA_ONLY and method != "lora"):
+                continue
+            *sections, last = path.split(".")
+            target = document
+            for section in sections:
+                target = target.setdefault(section, {})
+            target[last] = _modules(value) if name == "target_modules" else value
+        return document
+
+    def blame(self, errors: Mapping[str, Sequence[str]]) -> None:
+        """Show what is wrong at the fields; what belongs to no field goes on top."""
+        for path, messages in errors.items():
+            name = FIELDS.get(path) or FIELDS.get(path.rpartition(".")[0]) or {"method": "method"}.get(path)
+            for message in messages:
+                if name in self.fields:
+                    self.add_error(name, message[:1].upper() + message[1:])
+                else:
+                    self.add_error(None, f"{path}: {message}")
+
+    @property
+    def advanced_has_errors(self) -> bool:
+        return any(name in self.errors for name in ADVANCED)
+
+
+def _modules(text: str) -> str | list[str]:
+    """'q_proj, v_proj' -> a list; 'all-linear' stays."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    return words[0] if words == ["all-linear"] else words
+
+
+def _field(name: str, path: str, choices: Choices | None) -> forms.Field:
+    info = Lora.model_fields["r"] if path == "method.type" else schema_field(path)
+    help_text = "" if path == "method.type" else str(info.description or "")
+    label = _LABELS.get(name, name.replace("_", " ").capitalize())
+    kind = {"label": label, "help_text": help_text, "required": False}
+    if name == "metrics":
+        return Names(choices=choices or (), widget=forms.CheckboxSelectMultiple, **kind)
+    if name == "method":
+        return forms.CharField(widget=forms.RadioSelect(choices=choices), **kind)
+    if info.annotation is bool:
+        return forms.BooleanField(**kind)
+    offered = choices or [(value, value) for value in _literals(info)]
+    if offered:
+        return forms.CharField(widget=forms.Select(choices=offered), **kind)
+    widget = forms.TextInput() if name in TEXTS else forms.NumberInput(attrs={"step": "any"})
+    return forms.CharField(widget=widget, **kind)
+
+
+def _literals(info: FieldInfo) -> list[str]:
+    return list(get_args(info.annotation)) if get_origin(info.annotation) is Literal else []
+
+
+def _initial(defaults: Defaults) -> dict[str, Any]:
+    """What the form shows to start with. Fields that depend on others are empty, and say what that means."""
+    start = {name: schema_field(path).default for name, path in PATHS.items() if path != "method.type"}
+    return {
+        **{name: value for name, value in start.items() if isinstance(value, str | int | float)},
+        "name": "",
+        "base_model": "",
+        "dataset": "",
+        "method": "lora",
+        "recipe": "sft",
+        "r": defaults.lora_r,
+        "alpha": defaults.lora_alpha,
+        "dropout": defaults.lora_dropout,
+        "epochs": defaults.epochs,
+        "batch_size": defaults.batch_size,
+        "validation_split": 0.1,
+        "metrics": ["exact_match", "f1", "perplexity"],
+    }
+
+
+def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A job file as the form's values: for starting from an earlier fine-tune."""
+    values = {}
+    for name, path in PATHS.items():
+        found: Any = document
+        for part in path.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if found is not None:
+            values[name] = ", ".join(found) if name == "target_modules" and not isinstance(found, str) else found
+    return values
+
+
+class JobFileForm(forms.Form):
+    """The alternative: paste a job file."""
+
+    job_file = forms.CharField(
+        widget=forms.Textarea(attrs={"rows": 18, "class": "mono", "spellcheck": "false"}),
+        label="Job file",
+        help_text="YAML or JSON, the same as for `manage.py train --config` and the API.",
+        strip=False,
+    )
+
+
+class EvaluationForm(forms.Form):
+    """What to measure, on which rows."""
+
+    model_version = forms.CharField(widget=forms.Select, label="Model version", required=False)
+    dataset_version = forms.CharField(
+        widget=forms.Select,
+        label="Data set",
+        required=False,
+        help_text="Rows that the version has not learned: scores on its own training data flatter it.",
+    )
+    metrics = Names(widget=forms.CheckboxSelectMultiple, required=False)
+    limit = forms.CharField(
+        widget=forms.NumberInput,
+        required=False,
+        label="Rows",
+        help_text="At most so many, drawn at random. Empty: all.",
+    )
+    max_new_tokens = forms.CharField(
+        widget=forms.NumberInput, required=False, label="Longest answer (tokens)", help_text="Longer ones are cut."
+    )
+
+    def __init__(self, *args: Any, versions: Choices, data_sets: Choices, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["model_version"].widget = forms.Select(choices=[("", "Choose a version"), *versions])
+        self.fields["dataset_version"].widget = forms.Select(choices=[("", "Choose a data set"), *data_sets])
+        metrics = self.fields["metrics"]
+        assert isinstance(metrics, forms.MultipleChoiceField)  # noqa: S101
+        metrics.choices = [(metric.name, metric.label) for metric in METRICS.all()]
+
+    def body(self) -> dict[str, Any]:
+        """What the API would be sent."""
+        return {name: value for name, value in self.cleaned_data.items() if value not in ("", None)}

@@ -1,0 +1,317 @@
+"""The job file: what a fine-tune is made from. One schema for the API, YAML and JSON files, the form and commands.
+
+Ranges, defaults and help texts are those of the recipe's parameters, so that no face can disagree with the engine.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
+
+from project.kernel.errors import Invalid
+from training.complaints import Complaints, complaints
+from training.engine.recipes import sft
+from training.engine.recipes.sft import SftParams
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What an installation prefers (DEFAULT_BATCH_SIZE, LORA_R, …)."""
+
+    batch_size: int = 8
+    learning_rate: float = 2e-4
+    epochs: float = 3.0
+    lora_r: int = 8
+    lora_alpha: float = 16
+    lora_dropout: float = 0.0
+
+
+def like(name: str, source: type[BaseModel] = SftParams, **changes: Any) -> Any:
+    """A field with the default, range and help of the recipe's parameter `name`."""
+    info = source.model_fields[name]
+    limits: dict[str, Any] = {}
+    for limit in info.metadata:
+        match limit:
+            case Gt(gt=value):
+                limits["gt"] = value
+            case Ge(ge=value):
+                limits["ge"] = value
+            case Lt(lt=value):
+                limits["lt"] = value
+            case Le(le=value):
+                limits["le"] = value
+    return Field(**{"default": info.default, "description": info.description, **limits, **changes})
+
+
+def _no_truth(value: Any) -> Any:
+    """Python counts True as 1; a person who writes `epochs: yes` meant something else."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("no_truth", "must be a number, not true or false")
+    return value
+
+
+def _some(value: Any) -> Any:
+    if not value:
+        raise PydanticCustomError("none_named", "must be 'all-linear' or name at least one layer")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_truth)]
+Whole = Annotated[int, BeforeValidator(_no_truth)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Module = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
+Steps = Annotated[int, BeforeValidator(_no_truth), Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Model(_Section):
+    base_model: Text = Field(description="The model to start from: an id, name, name@stage or name:3.")
+    name: Text | None = Field(
+        None, description="The model that gets the result as a new version. Empty: named like the job."
+    )
+
+
+class Data(_Section):
+    dataset: Text = Field(description="The data set to learn: an id, name (its newest version) or name:3.")
+    validation_split: Number = like("validation_split")
+    validation_dataset: Text | None = Field(None, description="A data set to measure eval_loss on, instead of a split.")
+    seed: Whole = like("seed")
+
+
+class Lora(_Section):
+    type: Literal["lora"] = "lora"
+    bits: None = like("bits", sft.Lora)
+    r: Whole | None = like("r", sft.Lora, default=None)
+    alpha: Number | None = like("alpha", sft.Lora, default=None)
+    dropout: Number | None = like("dropout", sft.Lora, default=None)
+    target_modules: Annotated[
+        Literal["all-linear"] | Annotated[tuple[Module, ...], Field(max_length=100)], AfterValidator(_some)
+    ] = like("target_modules", sft.Lora)
+
+
+class Full(_Section):
+    type: Literal["full"] = "full"
+
+
+class Hyperparameters(_Section):
+    learning_rate: Number | None = like("learning_rate", default=None)
+    batch_size: Whole | None = like("batch_size", default=None)
+    gradient_accumulation_steps: Whole = like("gradient_accumulation_steps")
+    epochs: Number | None = like("epochs", default=None)
+    max_steps: Whole | None = like("max_steps")
+    warmup_ratio: Number = like("warmup_ratio")
+    weight_decay: Number = like("weight_decay")
+    max_grad_norm: Number = like("max_grad_norm")
+    max_seq_length: Whole | None = like("max_seq_length", default=None)
+
+
+class EarlyStopping(_Section):
+    enabled: bool = like("enabled", sft.EarlyStopping)
+    patience: Whole = like("patience", sft.EarlyStopping)
+    metric: Literal["eval_loss"] = like("metric", sft.EarlyStopping)
+
+
+class Optimization(_Section):
+    optimizer: Literal["adamw", "adafactor", "sgd"] = like("optimizer")
+    scheduler: Literal["cosine", "linear", "constant"] = like("scheduler")
+    precision: Literal["auto", "fp32", "bf16"] = like("precision")
+    packing: bool = like("packing")
+    gradient_checkpointing: bool = like("gradient_checkpointing")
+    early_stopping: EarlyStopping = EarlyStopping()
+    save_best_model: bool = like("save_best_model")
+    checkpoint_every: Literal["epoch"] | Steps = like("checkpoint_every")
+    keep_checkpoints: Whole = like("keep_checkpoints")
+    logging_steps: Whole = like("logging_steps")
+
+
+class Evaluation(_Section):
+    metrics: tuple[Text, ...] = Field(
+        (), max_length=50, description="Measured on the result as soon as it is there. None: it is not evaluated."
+    )
+    every: Literal["epoch"] | Steps = like("evaluate_every")
+    dataset: Text | None = Field(
+        None, description="The held-out data set for it. Empty: the validation data set or the validation split."
+    )
+    limit: Whole | None = Field(None, ge=1, le=10_000_000, description="Only so many rows of it. Empty: all.")
+
+
+class Deployment(_Section):
+    auto_deploy: bool = Field(False, description="Make the result ready to answer as soon as it is there.")
+    target: Literal["local"] = Field("local", description="Where it is deployed.")
+    health_check_enabled: bool = Field(True, description="A deployment is always checked before it gets traffic.")
+
+
+class JobFile(_Section):
+    """A fine-tune as people write it. Numbers left out (null) are settled at launch, see `settle`."""
+
+    name: Text = Field(description="What the job is called in lists.")
+    model: Model
+    data: Data
+    recipe: Text = Field("sft", description="How it learns: a training recipe.")
+    method: Annotated[Lora | Full, Field(discriminator="type")] = Field(Lora(), description="What is trained.")
+    objective: dict[str, Any] = Field({}, description="The recipe's own parameters.")
+    hyperparameters: Hyperparameters = Hyperparameters()
+    optimization: Optimization = Optimization()
+    evaluation: Evaluation = Evaluation()
+    deployment: Deployment = Deployment()
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "model": Model,
+    "data": Data,
+    "hyperparameters": Hyperparameters,
+    "optimization": Optimization,
+    "optimization.early_stopping": EarlyStopping,
+    "evaluation": Evaluation,
+    "deployment": Deployment,
+}
+# Where each of a recipe's parameters stands in the job file.
+_ELSEWHERE = {"seed": "data.seed", "validation_split": "data.validation_split", "evaluate_every": "evaluation.every"}
+PLACES: dict[str, str] = {
+    "method": "method",
+    **_ELSEWHERE,
+    **{name: f"hyperparameters.{name}" for name in Hyperparameters.model_fields},
+    **{name: f"optimization.{name}" for name in Optimization.model_fields},
+}
+
+
+def parse(document: Any) -> JobFile:
+    """The job file in `document` (what JSON or YAML held). Raises Invalid with every field that is wrong."""
+    if not isinstance(document, Mapping):
+        raise Invalid("A job file is a mapping with the fields name, model and data.")
+    document = _with_the_obvious(document)
+    if unclean := _unclean_texts(document):
+        raise Invalid(errors=unclean)
+    try:
+        return JobFile.model_validate(document)
+    except ValidationError as error:
+        raise Invalid(errors=complaints(error, document, _known_fields(document))) from None
+
+
+def _with_the_obvious(document: Mapping[str, Any]) -> dict[str, Any]:
+    """`name` stands for the missing name of the model and the other way round; a method without type is LoRA."""
+    filled = dict(document)
+    method, model = filled.get("method"), filled.get("model")
+    if isinstance(method, Mapping) and "type" not in method:
+        filled["method"] = {"type": "lora", **method}
+    if "name" not in filled and isinstance(model, Mapping) and model.get("name"):
+        filled["name"] = model["name"]
+    return filled
+
+
+def _unclean_texts(value: Any, path: str = "") -> Complaints:
+    """Texts that no database keeps: NUL, and halves of surrogate pairs."""
+    if isinstance(value, str):
+        clean = "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+        return {} if clean else {path: ["must not hold NUL or broken Unicode"]}
+    if isinstance(value, Mapping):
+        pairs = [(f"{path}.{key}" if path else str(key), inner) for key, inner in value.items()]
+        pairs += [(path, key) for key in value if isinstance(key, str)]
+    elif isinstance(value, list | tuple):
+        pairs = [(path, inner) for inner in value]
+    else:
+        return {}
+    found: Complaints = {}
+    for where, inner in pairs:
+        found.update(_unclean_texts(inner, where))
+    return found
+
+
+def _known_fields(document: Mapping[str, Any]) -> dict[str, list[str]]:
+    known = {section: list(model.model_fields) for section, model in SECTIONS.items()}
+    method = document.get("method")
+    full = isinstance(method, Mapping) and method.get("type") == "full"
+    return {**known, "": list(JobFile.model_fields), "method": list((Full if full else Lora).model_fields)}
+
+
+def settle(config: JobFile, defaults: Defaults, *, context: int) -> JobFile:
+    """`config` with a number for everything that was left out. `context` is the base model's, in tokens; 0: unknown.
+
+    LoRA learns at the installation's learning rate; training all weights takes a tenth of it, or they break down.
+    """
+    numbers, method = config.hyperparameters, config.method
+    rate = defaults.learning_rate if isinstance(method, Lora) else defaults.learning_rate / 10
+    longest = SftParams.model_fields["max_seq_length"].default
+    numbers = numbers.model_copy(
+        update={
+            "learning_rate": _or(numbers.learning_rate, rate),
+            "batch_size": _or(numbers.batch_size, defaults.batch_size),
+            "epochs": _or(numbers.epochs, defaults.epochs),
+            "max_seq_length": _or(numbers.max_seq_length, min(longest, context or longest)),
+        }
+    )
+    if isinstance(method, Lora):
+        method = method.model_copy(
+            update={
+                "r": _or(method.r, defaults.lora_r),
+                "alpha": _or(method.alpha, defaults.lora_alpha),
+                "dropout": _or(method.dropout, defaults.lora_dropout),
+            }
+        )
+    model = config.model.model_copy(update={"name": config.model.name or model_name(config.name)})
+    return config.model_copy(update={"hyperparameters": numbers, "method": method, "model": model})
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def model_name(text: str) -> str:
+    """`text` as a name that references can use: 'Support intents' -> 'support-intents'."""
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in text)
+    return "-".join(part for part in kept.lower().strip("._-").split("-") if part)[:100]
+
+
+def recipe_params(config: JobFile, params: type[BaseModel], recipe: str) -> BaseModel:
+    """The parameters that `recipe` is started with. `config` is settled. Raises Invalid at the job file's own paths."""
+    offered = _offered(config)
+    wrong: Complaints = {}
+    own = [name for name in params.model_fields if name not in PLACES]
+    for name in config.objective:
+        if name not in own:
+            known = f"Known: {', '.join(own)}." if own else f"Recipe '{recipe}' has no parameters of its own."
+            wrong[f"objective.{name}"] = [f"Unknown field. {known}"]
+    for name, place in PLACES.items():
+        if name not in params.model_fields and not _is_default(config, place):
+            wrong[place] = [f"recipe '{recipe}' does not use it"]
+    if wrong:
+        raise Invalid(errors=wrong)
+    values = {name: value for name, value in offered.items() if name in params.model_fields} | config.objective
+    try:
+        return params.model_validate(values)
+    except ValidationError as error:
+        found = complaints(error, values, {"": list(params.model_fields)})
+        raise Invalid(errors={place_of(path): messages for path, messages in found.items()}) from None
+
+
+def _offered(config: JobFile) -> dict[str, Any]:
+    """Every parameter a recipe may ask for, by its name there."""
+    hyper, optimization = config.hyperparameters.model_dump(), config.optimization.model_dump()
+    return {
+        "method": config.method.model_dump(),
+        "seed": config.data.seed,
+        "validation_split": config.data.validation_split,
+        "evaluate_every": config.evaluation.every,
+        **hyper,
+        **optimization,
+    }
+
+
+def _is_default(config: JobFile, place: str) -> bool:
+    section, _, name = place.partition(".")
+    if not name:
+        return bool(getattr(config, section) == JobFile.model_fields[section].default)
+    default = SECTIONS[section].model_fields[name].default
+    return default is None or bool(getattr(getattr(config, section), name) == default)
+
+
+def place_of(parameter: str) -> str:
+    """Where a recipe's parameter stands in the job file: 'learning_rate' -> 'hyperparameters.learning_rate'."""
+    first, dot, rest = parameter.partition(".")
+    return PLACES.get(first, f"objective.{first}") + dot + rest
