@@ -8,17 +8,13 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from abtests import reading
 from abtests.actions import abtests, feedback
 from abtests.api import serializers as shapes
 from abtests.api.filters import ABTestFilter, AnswerFilter, FeedbackFilter
 from abtests.counting import arms, opinions
 from abtests.models import ABTest, Answer, Feedback
 from project.kernel.api.base import WorkspaceViewSet
-
-NOTE = (
-    "Counts only. They say what happened, not yet whether the difference would last: statistics that answer this come "
-    "in a later release. A small difference between few users is most likely chance."
-)
 
 
 class AnswerViewSet(WorkspaceViewSet):
@@ -129,8 +125,9 @@ class ABTestViewSet(WorkspaceViewSet):
     def results(self, request: Request, pk: str) -> Response:
         """What was counted until now, in whatever state the test is."""
         test = self.get_object()
+        results = arms.count(test)
         head = {"state": test.state, "started_at": test.started_at, "stopped_at": test.stopped_at}
-        body = {**head, **arms.count(test).as_dict(), "note": NOTE}
+        body = {**head, **results.as_dict(), "note": reading.caution(results)}
         return Response(shapes.ResultsSerializer(body).data)
 
     def _fresh(self, test: ABTest) -> ABTest:

@@ -6,7 +6,7 @@ and reported.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from django.db import connection
 
@@ -84,13 +84,6 @@ class Results:
     @property
     def feedback(self) -> int:
         return sum(arm.feedback for arm in self.arms)
-
-    def best(self, metric: str, direction: Literal["higher", "lower"] = "higher") -> str | None:
-        """The key of the arm that leads by a number, when more than one has it and they differ."""
-        values = {arm.key: value for arm in self.arms if (value := getattr(arm, metric)) is not None}
-        if len(set(values.values())) < 2:
-            return None
-        return (max if direction == "higher" else min)(values, key=lambda key: values[key])
 
     def as_dict(self) -> dict[str, Any]:
         return {
