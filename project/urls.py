@@ -9,6 +9,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from project.kernel.api.problems import api_not_found
 from project.kernel.gallery import gallery
+from project.pages import Home
 
 _APPS = ("project.kernel", "project.jobs", "datasets_app", "registry", "training", "abtests")
 
@@ -18,6 +19,7 @@ def _included(module: str, prefix: str) -> list[URLPattern | URLResolver]:
 
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("", Home.as_view(), name="home"),
     path("admin/", admin.site.urls),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="api-docs"),
