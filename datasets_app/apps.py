@@ -5,3 +5,23 @@ class DatasetsConfig(AppConfig):
     name = "datasets_app"
     label = "datasets_app"
     verbose_name = "Data sets"
+
+    def ready(self) -> None:
+        from datasets_app.actions import datasets
+        from datasets_app.recipes import import_rows
+        from project.jobs import outcomes
+        from project.kernel import access
+
+        access.register(
+            {
+                "dataset.create": ("editor", "write"),
+                "dataset.edit": ("editor", "write"),
+                "dataset.delete": ("editor", "write"),
+            }
+        )
+        outcomes.register(
+            import_rows.name,
+            on_success=datasets.imported,
+            on_failure=datasets.not_imported,
+            on_retry=datasets.tried_again,
+        )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from datasets_app import mapping
-from datasets_app.reading import BadLine, Detected, Limits, Record, Source, detect
+from datasets_app.reading import BadLine, Detected, Limits, Record, Source, detect, excerpt
 from datasets_app.shapes import BadRow, Parts, listed
 from project.contracts.chat import Message
 from project.contracts.rows import (
@@ -78,7 +78,7 @@ class BadLines:
     def add(self, line: BadLine) -> None:
         self.count += 1
         if len(self.first) < KEPT_BAD_LINES:
-            self.first.append(line)
+            self.first.append(BadLine(line.line, excerpt(line.reason, 400)))
 
     def sentence(self) -> str:
         """'Line 5,001: not valid JSON ….', or how many there are, which, and what is wrong with the first."""
@@ -167,6 +167,13 @@ class Importing:
                 yield entry
         self._judge(number)
 
+    def check(self, up_to: int) -> None:
+        """Read the first `up_to` bytes through, for an answer before the job. Raises UserError as `rows` does."""
+        for _ in self.rows():
+            if self.source.position > up_to:
+                break
+        self._refuse_bad_lines()
+
     def _all_records(self) -> Iterator[Record | BadLine]:
         yield from self._peeked
         self._peeked = []
@@ -198,13 +205,16 @@ class Importing:
         digest = hashlib.sha256(data).hexdigest()
         return Entry(number, record.line, row, texts(row), data.decode(), meta, digest, tuple(parts.as_text))
 
-    def _judge(self, rows: int) -> None:
+    def _refuse_bad_lines(self) -> None:
         if self.bad.count and not self.options.skip_bad_lines:
             raise UserError(
                 f"{self.source.name}: {self.bad.sentence()}",
                 hint="Correct the file, or import the rest with skip_bad_lines.",
                 field="file",
             )
+
+    def _judge(self, rows: int) -> None:
+        self._refuse_bad_lines()
         if not rows:
             raise UserError(
                 f"{self.source.name} holds no usable row. {self.bad.sentence() if self.bad.count else ''}".strip(),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from datasets_app.reading import excerpt
 from datasets_app.shapes import PARTS, SHAPES, Fields, Parts, Shape, listed
 from project.contracts.runs import UserError
 
@@ -26,8 +27,8 @@ class UnclearColumns(UserError):
         say = json.dumps(self.suggestion, ensure_ascii=False) if self.suggestion else '{"prompt": …, "completion": …}'
         super().__init__(
             f"It is not clear what to learn from the columns {listed(columns)}.",
-            hint=f"Say which column is what, for example columns={say}. Known without asking: messages; conversations; "
-            "prompt and completion; input and output; instruction, input and output; text.",
+            hint=f"Say which column is what, for example columns={excerpt(say)}. Known without asking: messages; "
+            "conversations; prompt and completion; input and output; instruction, input and output; text.",
             field="columns",
         )
 
@@ -71,13 +72,13 @@ def chosen(mapping: Mapping[str, str], columns: Sequence[str]) -> Mapped:
     for part, column in mapping.items():
         if part not in PARTS:
             raise UserError(
-                f"'{part[:60]}' is no part of a row.",
+                f"'{excerpt(part, 60)}' is no part of a row.",
                 hint=_near(part, list(PARTS)) or f"Known: {', '.join(PARTS)}.",
                 field="columns",
             )
         if column not in columns:
             raise UserError(
-                f"There is no column '{column[:60]}' in the file (found: {listed(columns)}).",
+                f"There is no column '{excerpt(column, 60)}' in the file (found: {listed(columns)}).",
                 hint=_near(column, columns) or "Map a column that the file has.",
                 field="columns",
             )
@@ -119,4 +120,4 @@ def _is_truth(value: Any) -> bool:
 
 def _near(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{near[0][:60]}'?" if near else ""
+    return f"Did you mean '{excerpt(near[0], 60)}'?" if near else ""

@@ -117,6 +117,14 @@ class Source:
             self.position += len(data)
 
 
+def excerpt(text: str, length: int = 160) -> str:
+    """The beginning of a text on one line, without what a database or a terminal chokes on."""
+    cut = text[: 2 * length]
+    clean = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in cut)
+    clean = " ".join(clean.split())
+    return clean if len(clean) <= length and len(cut) == len(text) else clean[: length - 1].rstrip() + "…"
+
+
 def not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
     """What to say about a line that is not UTF-8: which byte, where."""
     return (
@@ -170,7 +178,7 @@ def detect(source: Source, wanted: str = "auto") -> Detected:
         known = ", ".join(plugin.label for plugin in FORMATS.all())
         first = next((line for line in source.head.lines if line.strip()), "")
         raise UserError(
-            f"The format of {source.name} was not recognised; it begins with '{first.strip()[:60]}'.",
+            f"The format of {source.name} was not recognised; it begins with '{excerpt(first, 60)}'.",
             hint=f"Tuneloop reads {known}.",
             field="file",
         )

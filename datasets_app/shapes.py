@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from datasets_app.formats._strict_json import NotJson, kind_of, loads
+from datasets_app.reading import excerpt
 from project.contracts.rows import RowKind
 
 Fields = Mapping[str, Any]
@@ -157,7 +158,7 @@ def missing(column: str, fields: Fields) -> str:
 
 def listed(columns: Sequence[str] | Fields) -> str:
     """The first columns' names, for a sentence."""
-    names = [str(name)[:40] for name in columns]
+    names = [excerpt(str(name), 40) for name in columns]
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") if names else "nothing"
 
 

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from datasets_app.importing import Entry
-from datasets_app.reading import BadLine
+from datasets_app.reading import BadLine, excerpt
 from project.contracts.plugins import Plugins
 
 KEPT_EXAMPLES = 20
-EXCERPT = 160  # characters
 
 Severity = Literal["error", "warning", "info"]
 
@@ -132,11 +131,3 @@ def _skipped(bad: list[BadLine], count: int) -> Finding:
         advice="Correct them in the file and upload it as a new version.",
         examples=tuple(Example(0, line.line, excerpt(line.reason)) for line in bad[:KEPT_EXAMPLES]),
     )
-
-
-def excerpt(text: str, length: int = EXCERPT) -> str:
-    """The beginning of a text on one line, without what a database or a terminal chokes on."""
-    cut = text[: 2 * length]
-    clean = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in cut)
-    clean = " ".join(clean.split())
-    return clean if len(clean) <= length and len(cut) == len(text) else clean[: length - 1].rstrip() + "…"

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from datasets_app.importing import Entry
+from datasets_app.reading import excerpt
 from datasets_app.validation import Check as BaseCheck
 from datasets_app.validation import Finding
 
@@ -20,10 +21,11 @@ class Check(BaseCheck):
 
     def findings(self) -> Iterable[Finding]:
         for column, count in self._columns.items():
+            rows = "1 row" if count == 1 else f"{count:,} rows"
             yield Finding(
                 name,
                 "info",
-                f"'{column[:60]}' holds numbers in {count:,} {'row' if count == 1 else 'rows'}; they are kept as text",
+                f"'{excerpt(column, 60)}' holds numbers in {rows}; they are kept as text",
                 count,
                 "If they stand for something, words teach the model more than numbers do.",
             )

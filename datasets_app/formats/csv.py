@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from datasets_app.reading import BadLine, Guess, Head, Record, Source
+from datasets_app.reading import BadLine, Guess, Head, Record, Source, excerpt
 from project.contracts.runs import UserError
 
 name = "csv"
@@ -113,7 +113,7 @@ def _header(row: list[str], source: Source, line: int) -> list[str]:
     double = next((column for column, times in Counter(names).items() if times > 1), None)
     if double is not None:
         raise UserError(
-            f"{source.name}, line {line}: the header has two columns named '{double[:60]}'.",
+            f"{source.name}, line {line}: the header has two columns named '{excerpt(double, 60)}'.",
             hint="Rename one of them.",
             field="file",
         )

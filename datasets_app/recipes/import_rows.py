@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from datasets_app.importing import Entry, Importing, Options
-from datasets_app.reading import Limits
+from datasets_app.reading import Limits, excerpt
 from datasets_app.shapes import PARTS
 from datasets_app.validation import Validation
 from project.contracts.rows import DatasetDigest, RowKind
@@ -63,7 +63,10 @@ def run(params: Params, ctx: RunContext) -> None:
         importing.bad.count,
         format={"name": importing.detected.format.name, "evidence": importing.detected.evidence},
         shape={"name": importing.mapped.shape.name, "label": importing.mapped.shape.label},
-        columns={"found": importing.columns[:200], "mapped": dict(importing.mapped.columns)},
+        columns={
+            "found": [excerpt(column, 80) for column in importing.columns[:200]],
+            "mapped": {part: excerpt(column, 80) for part, column in importing.mapped.columns.items()},
+        },
     )
     (ctx.artifact / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1))
     ctx.done(

@@ -1,0 +1,5 @@
+"""Data sets and their versions."""
+
+from datasets_app.models.datasets import Dataset, DatasetVersion, VersionState
+
+__all__ = ["Dataset", "DatasetVersion", "VersionState"]
