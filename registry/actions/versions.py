@@ -175,6 +175,9 @@ def forget(version: ModelVersion, *, by: Actor) -> None:
     """Remove the rows of a version that is not deployed, whatever its stage. Part of deleting it, or its model."""
     if version.deployments.filter(wanted=True).exists():
         raise Conflict(f"{version} is deployed. Stop its deployment first.")
+    adapter = version.adapters.select_related("model").first()
+    if adapter is not None:
+        raise Conflict(f"{version} is the base of {adapter}; delete what was trained on it first.")
     audit.record("version.deleted", version, by=by, digest=version.artifact.digest)
     version.deployments.filter(state=DeploymentState.STOPPED).delete()
     Engine.objects.filter(base_version=version, state__in=(EngineState.STOPPED, EngineState.FAILED)).delete()

@@ -24,7 +24,7 @@ def download(source: Source, target: Path, *, tick: Callable[[int, int], None], 
     """
     from huggingface_hub import HfApi, hf_hub_download
 
-    token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGINGFACE_TOKEN") or False
+    token = os.environ.get("HUGGINGFACE_TOKEN") or False
     with _explained(source):
         info = HfApi(token=token).model_info(source.name, revision=source.revision or None, files_metadata=True)
     sha = info.sha or ""

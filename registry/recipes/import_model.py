@@ -17,6 +17,8 @@ name = "import-model"
 label = "Import a model"
 eats: tuple[RowKind, ...] = ()
 needs = "cpu"
+network = True  # for hub: sources
+secrets = ("HUGGINGFACE_TOKEN",)
 
 
 class Params(BaseModel):
