@@ -7,9 +7,10 @@ class JobsConfig(AppConfig):
     verbose_name = "Jobs"
 
     def ready(self) -> None:
-        from project.jobs import tasks
+        from project.jobs import broker, tasks
         from project.kernel import access
 
+        broker.install()
         tasks.schedule()
         access.register(
             {

@@ -1,2 +1,124 @@
+"""What makes a process a worker: it takes jobs of its queues while its host has places, one supervisor thread each.
+
+A ring wakes it at once; without one it looks into the database at every beat, so that a broker that is down, flushed
+or slow costs seconds and nothing else. Supervisors are threads: they wait most of the time, the work is in processes
+of its own, and one that runs for days holds up nobody.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, connections
+from django.db.models.functions import Now
+
+from project.jobs import reaper, slots
+from project.jobs.claim import Claim, claim
+from project.jobs.identity import Identity
+from project.jobs.models import Worker
+from project.jobs.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+
 class Dispatcher:
-    def wake(self) -> None: ...
+    """`start`, then `drain` and `join`. `wake` may be called from any thread."""
+
+    def __init__(self, queues: Iterable[str]) -> None:
+        self.identity = Identity.mine()
+        self.queues = sorted(queues)
+        self._wake = threading.Event()
+        self._draining = threading.Event()
+        self._supervisors: list[threading.Thread] = []
+        self._thread = threading.Thread(target=self._live, name="dispatcher", daemon=True)
+        self._beaten_at = -1e9
+        self._has_places = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Take nothing new, let engines save and stop, and give their jobs back to the queue."""
+        self._draining.set()
+        self._wake.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end of a drain; false when it takes longer than `timeout` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _live(self) -> None:
+        try:
+            while not (self._draining.is_set() and not self._running()):
+                try:
+                    self._turn()
+                except (OperationalError, InterfaceError) as error:
+                    log.warning("worker: the database can't be reached: %s", error)
+                    connection.close()
+                except Exception:
+                    log.exception("worker: a turn of the dispatcher failed")
+                    connection.close()
+                self._wake.wait(settings.JOB_BEAT)
+                self._wake.clear()
+            self._leave()
+        finally:
+            connections.close_all()
+
+    def _turn(self) -> None:
+        """One look around: say that we live, clean up after the dead, fill free places."""
+        self._say_alive()
+        reaper.recover_host(settings.HOST_NAME)
+        if self._draining.is_set():
+            return
+        if not self._has_places:
+            for queue in self.queues:
+                slots.ensure(settings.HOST_NAME, queue)
+            self._has_places = True
+        for queue in self.queues:
+            while taken := claim(queue, host=settings.HOST_NAME, owner=str(self.identity)):
+                self._supervise(taken)
+
+    def _supervise(self, taken: Claim) -> None:
+        def work() -> None:
+            try:
+                Supervisor(taken, draining=self._draining).run()
+            except Exception:  # the job's lease runs out, and somebody goes on with it
+                log.exception("job %s: its supervisor failed", taken.job_id)
+            finally:
+                connections.close_all()
+                self.wake()
+
+        thread = threading.Thread(target=work, name=f"job {taken.job_id}", daemon=True)
+        self._supervisors.append(thread)
+        thread.start()
+
+    def _running(self) -> bool:
+        self._supervisors = [thread for thread in self._supervisors if thread.is_alive()]
+        return bool(self._supervisors)
+
+    def _say_alive(self) -> None:
+        if time.monotonic() - self._beaten_at < settings.JOB_BEAT and not self._draining.is_set():
+            return
+        told = Worker.objects.filter(pk=str(self.identity)).update(heartbeat_at=Now(), draining=self._draining.is_set())
+        if not told:
+            Worker.objects.create(
+                id=str(self.identity),
+                host=settings.HOST_NAME,
+                pid=self.identity.pid,
+                queues=self.queues,
+                started_at=Now(),
+                heartbeat_at=Now(),
+            )
+        self._beaten_at = time.monotonic()
+
+    def _leave(self) -> None:
+        try:
+            Worker.objects.filter(pk=str(self.identity)).delete()
+        except (OperationalError, InterfaceError):
+            log.warning("worker: could not say good-bye; the database can't be reached")

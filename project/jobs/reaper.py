@@ -1,1 +1,83 @@
-def sweep() -> None: ...
+"""Finding jobs whose worker is gone, and ending what it left behind. Any number of reapers may run at once."""
+
+import logging
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from project.jobs import ending, journal
+from project.jobs.ending import Exit
+from project.jobs.engine import kill_run
+from project.jobs.identity import is_dead
+from project.jobs.models import ACTIVE, Job, JobAttempt, Worker
+from project.jobs.ownership import Ownership
+
+log = logging.getLogger(__name__)
+FORGET_WORKERS = timedelta(days=1)
+
+
+def sweep() -> int:
+    """Give up jobs whose lease has run out; returns how many.
+
+    The first sweep that finds a lease expired only notes it, a later one acts. In between every living supervisor had
+    time to renew, and some worker must have said that it lives: after a restart of the database nobody is given up
+    just because nobody could write.
+    """
+    recover_host(settings.HOST_NAME)
+    expired = Job.objects.filter(state__in=ACTIVE, lease_until__lt=Now())
+    expired.filter(suspected_at=None).update(suspected_at=Now())
+    patience = timedelta(seconds=1.2 * settings.JOB_BEAT)  # a living supervisor renews at every beat
+    due = expired.filter(suspected_at__lt=Now() - patience)
+    given_up = 0
+    for pk in due.values_list("pk", flat=True):
+        with transaction.atomic():
+            job = journal.locked(due.filter(pk=pk))  # asked again under the lock
+            if job is None or not _others_live(job):
+                continue
+            attempt = job.attempts.get(number=job.attempt)
+            log.warning("job %s: the worker of attempt %s on %s fell silent", pk, job.attempt, attempt.host)
+            ending.lose(job, f"Its worker on {attempt.host} fell silent.", exit=Exit())
+            given_up += 1
+    Worker.objects.filter(heartbeat_at__lt=Now() - FORGET_WORKERS).delete()
+    return given_up
+
+
+def _others_live(job: Job) -> bool:
+    """Has another worker written a heartbeat since the suspicion? Then the database can be reached."""
+    mine = Job.objects.filter(pk=job.pk).values("suspected_at")
+    return Worker.objects.filter(heartbeat_at__gt=mine[:1]).exclude(pk=job.lease_owner).exists()
+
+
+def recover_host(host: str) -> int:
+    """Kill engines on this host that nobody supervises any more, and queue their jobs again. Returns how many jobs.
+
+    A worker that died is known by its process; nobody has to wait for its lease. An engine whose attempt was given up
+    while its supervisor hangs is killed too: its place is somebody else's by now.
+    """
+    recovered = 0
+    for attempt in JobAttempt.objects.filter(host=host, engine_gone=False).select_related("job"):
+        job = attempt.job
+        current = job.is_active and (job.attempt, job.lease_owner) == (attempt.number, attempt.owner)
+        dead = is_dead(attempt.owner)
+        if current and not dead:
+            continue
+        gone = kill_run(attempt.run_folder(), attempt.pid, attempt.process_created)
+        if not gone:
+            log.error("job %s: attempt %s can't be killed on %s", job.pk, attempt.number, host)
+            continue
+        JobAttempt.objects.filter(pk=attempt.pk).update(engine_gone=True)
+        if current:
+            recovered += _requeue(Ownership(job.pk, attempt.number, attempt.owner), host)
+    return recovered
+
+
+def _requeue(own: Ownership, host: str) -> bool:
+    with transaction.atomic():
+        job = journal.locked(own.rows())
+        if job is None:
+            return False
+        log.warning("job %s: the worker of attempt %s died", job.pk, job.attempt)
+        ending.lose(job, f"Its worker on {host} died.", exit=Exit(gone=True))
+    return True

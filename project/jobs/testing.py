@@ -1,12 +1,12 @@
 """For tests of every app: run a queued job to its end here and now, with a real engine process."""
 
 import time
-from uuid import uuid4
 
 from django.conf import settings
 
 from project.jobs import slots
 from project.jobs.claim import claim
+from project.jobs.identity import Identity
 from project.jobs.models import Job, Queue
 from project.jobs.supervisor import Supervisor
 
@@ -16,7 +16,7 @@ def run_to_end(job: Job, *, attempts: int = 4) -> Job:
 
     Raises AssertionError when it can't be claimed: it is a draft, or the places of this host are taken.
     """
-    owner = f"test {uuid4()}"
+    owner = str(Identity.mine())
     for queue in Queue.values:
         slots.ensure(settings.HOST_NAME, queue)
     for _ in range(attempts):

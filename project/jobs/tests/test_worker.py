@@ -1,0 +1,223 @@
+"""Real worker processes: what is promised when things are queued, cancelled, killed and repeated."""
+
+import os
+import signal
+from itertools import pairwise
+
+import psutil
+import pytest
+
+from project.jobs import reaper
+from project.jobs.actions import jobs
+from project.jobs.models import DeviceSlot, Job, JobAttempt, Worker
+from project.jobs.tests.stack import Stack, ended, engines_in, stepping, until
+from project.kernel.access import Actor
+
+
+def check_promises(stack: Stack) -> None:
+    """What must hold once every job has ended, whatever happened on the way."""
+    for job in Job.objects.all():
+        assert job.is_terminal, job
+        assert list(job.events.values_list("seq", flat=True)) == list(range(1, job.last_seq + 1))
+        assert job.attempts.filter(outcome="succeeded").count() == (job.state == "succeeded")
+        assert not job.attempts.filter(outcome="running").exists()
+    assert not DeviceSlot.objects.exclude(job=None).exists()
+    assert engines_in(stack.data) == []
+
+
+def actor(job: Job) -> Actor:
+    return Actor.system("test", job.workspace)
+
+
+def test_a_worker_runs_what_is_queued_when_the_bell_rings(stack: Stack) -> None:
+    stack.worker(JOB_BEAT="60", JOB_LEASE="120")  # too slow a beat to find it by itself
+    until(Worker.objects.exists, "a worker")
+    job = stack.launch(steps=3)
+    stack.ring(job, times=5)
+    job = ended(job, seconds=15)
+    assert (job.state, job.attempt, job.attempts.count()) == ("succeeded", 1, 1)
+    check_promises(stack)
+
+
+def test_without_a_bell_a_job_starts_at_the_next_beat(stack: Stack) -> None:
+    job = stack.launch(steps=1)
+    stack.worker()
+    assert ended(job).state == "succeeded"
+    check_promises(stack)
+
+
+def test_places_limit_how_many_run_and_one_long_job_holds_up_nobody(stack: Stack) -> None:
+    stack.worker(MAX_CPU_JOBS="2")
+    long = stack.launch(steps=1000, pause=0.05)
+    stepping(long)
+    short = [stack.launch(steps=2, pause=0.1) for _ in range(3)]
+    for job in short:
+        assert ended(job).state == "succeeded"
+    begun = sorted(JobAttempt.objects.filter(job__in=short), key=lambda attempt: attempt.started_at)
+    assert all(
+        first.finished_at <= second.started_at for first, second in pairwise(begun)
+    )  # one place was left for them
+    jobs.cancel(long, by=actor(long))
+    assert ended(long).state == "cancelled"
+    check_promises(stack)
+
+
+def test_cancelling_a_running_job_stops_its_engine(stack: Stack) -> None:
+    stack.worker()
+    job = stack.launch(steps=1000, pause=0.05)
+    attempt = stepping(job, 3)
+    jobs.cancel(job, by=actor(job))
+    job = ended(job, seconds=10)
+    assert job.state == "cancelled"
+    assert not psutil.pid_exists(attempt.pid or 0)
+    assert job.attempts.get().exit_code == 0  # it stopped by itself
+    check_promises(stack)
+
+
+def test_an_engine_that_does_not_listen_is_killed(stack: Stack) -> None:
+    stack.worker()
+    job = stack.launch("misbehave", how="deaf")
+    until(job.events.filter(type="started").exists, "an engine")
+    jobs.cancel(job, by=actor(job))
+    job = ended(job, seconds=15)
+    assert job.state == "cancelled"
+    assert job.attempts.get().signal == signal.SIGKILL
+    check_promises(stack)
+
+
+def test_an_engine_that_is_killed_fails_the_job_with_a_reason(stack: Stack) -> None:
+    stack.worker()
+    job = stack.launch(steps=1000, pause=0.05)
+    os.kill(stepping(job).pid or 0, signal.SIGKILL)
+    job = ended(job)
+    assert (job.state, job.failure_class) == ("failed", "crash")
+    assert "SIGKILL" in job.failure_message
+    check_promises(stack)
+
+
+def test_a_killed_worker_is_noticed_by_the_next_one_and_its_engine_does_not_go_on(stack: Stack) -> None:
+    first = stack.worker()
+    job = stack.launch(steps=60, pause=0.05, checkpoint_every=10)
+    attempt = stepping(job, 20)
+    first.kill()
+    first.wait()
+    assert psutil.pid_exists(attempt.pid or 0)
+    stack.worker()
+    job = ended(job)
+    assert (job.state, job.attempt, job.losses) == ("succeeded", 2, 1)
+    outcomes = list(job.attempts.order_by("number").values_list("outcome", flat=True))
+    assert outcomes == ["lost", "succeeded"]
+    resumed = job.events.filter(attempt=2, type="metrics").order_by("seq").first()
+    assert resumed is not None
+    assert resumed.body["points"]["loss"][0][0] > 10  # from a checkpoint, not from the start
+    check_promises(stack)
+
+
+def test_a_silent_worker_is_given_up_by_two_sweeps_and_can_do_nothing_afterwards(stack: Stack) -> None:
+    silent = stack.worker()
+    job = stack.launch(steps=40, pause=0.1)
+    attempt = stepping(job, 2)
+    stack.worker()
+    until(lambda: Worker.objects.count() == 2, "the second worker")
+    os.kill(silent.pid, signal.SIGSTOP)
+    until(lambda: Job.objects.filter(pk=job.pk, suspected_at=None).exists() is False or reaper.sweep(), "suspicion")
+    assert Job.objects.get(pk=job.pk).attempt == 1  # the first sweep only noted it
+    until(lambda: (reaper.sweep(), Job.objects.get(pk=job.pk).attempt == 2)[1], "a second try")
+    stepping(job, 1, attempt=2)
+    until(lambda: not psutil.pid_exists(attempt.pid or 0) or _is_zombie(attempt.pid), "the old engine's end", 10)
+    os.kill(silent.pid, signal.SIGCONT)
+    job = ended(job)
+    assert (job.state, job.attempt) == ("succeeded", 2)
+    lost, won = job.attempts.order_by("number")
+    assert (lost.outcome, won.outcome) == ("lost", "succeeded")
+    assert lost.owner != won.owner
+    silent.terminate()
+    silent.wait(15)
+    check_promises(stack)
+
+
+def _is_zombie(pid: int | None) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
+
+
+def test_a_stopped_worker_gives_its_job_back(stack: Stack) -> None:
+    first = stack.worker()
+    job = stack.launch(steps=60, pause=0.05, checkpoint_every=5)
+    stepping(job, 10)
+    first.terminate()
+    assert first.wait(15) == 0
+    job.refresh_from_db()
+    assert (job.state, job.losses, engines_in(stack.data)) == ("queued", 0, [])
+    assert job.attempts.get().outcome == "drained"
+    assert not Worker.objects.exists()
+    stack.worker()
+    job = ended(job)
+    assert (job.state, job.attempt) == ("succeeded", 2)
+    check_promises(stack)
+
+
+def test_a_job_that_is_lost_again_and_again_fails(stack: Stack) -> None:
+    job = stack.launch(steps=10_000, pause=0.05)
+    for attempt in range(1, 5):
+        worker = stack.worker()
+        stepping(job, 1, attempt)
+        worker.kill()
+        worker.wait()
+        reaper.recover_host(os.uname().nodename)
+    job.refresh_from_db()
+    assert (job.state, job.failure_class, job.attempt) == ("failed", "infrastructure", 4)
+    check_promises(stack)
+
+
+def test_a_job_cancelled_while_nobody_works_is_not_run(stack: Stack) -> None:
+    first = stack.worker()
+    job = stack.launch(steps=1000, pause=0.05)
+    stepping(job)
+    first.kill()
+    first.wait()
+    jobs.cancel(job, by=actor(job))
+    assert Job.objects.get(pk=job.pk).state == "running"  # its engine lives
+    stack.worker()
+    assert ended(job).state == "cancelled"
+    check_promises(stack)
+
+
+@pytest.mark.full
+def test_the_same_on_postgresql_and_redis(services: Stack) -> None:
+    stack = services
+    first, second = stack.worker("cpu,gpu"), stack.worker("cpu,gpu")
+    stack.beat()
+    until(lambda: Worker.objects.count() == 2, "two workers")
+    many = [stack.launch(steps=2) for _ in range(8)]
+    for job in many:
+        stack.ring(job, times=5)
+    for job in many:
+        done = ended(job, 60)
+        assert (done.state, done.attempt, done.attempts.count()) == ("succeeded", 1, 1)
+    long = stack.launch(steps=80, pause=0.1, checkpoint_every=10)
+    attempt = stepping(long, 15)
+    owner = int(attempt.owner.split(" ")[2])
+    victim, other = (first, second) if first.pid == owner else (second, first)
+    victim.kill()
+    victim.wait()
+    done = ended(long, 60)
+    assert (done.state, done.attempt) == ("succeeded", 2)
+    assert other.poll() is None
+    check_promises(stack)
+
+
+def test_beat_gives_up_a_dead_workers_job_elsewhere(stack: Stack) -> None:
+    """A worker on another host can't look at processes: it waits for the lease."""
+    first = stack.worker(TUNELOOP_HOST_NAME="far-away")
+    job = stack.launch(steps=30, pause=0.1)
+    attempt = stepping(job, 1)
+    first.kill()
+    first.wait()
+    os.killpg(attempt.pid or 0, signal.SIGKILL)
+    stack.worker()
+    stack.beat()
+    job = ended(job)
+    assert (job.state, job.attempt, job.attempts.filter(host="far-away").count()) == ("succeeded", 2, 1)
