@@ -29,7 +29,9 @@ class Batch:
     metrics: dict[tuple[str, int], Metric] = field(default_factory=dict)
     points: dict[str, list[list[float]]] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
+    metrics_line: Line | None = None
     progress: Progress | None = None
+    progress_line: Line | None = None
     versions: dict[str, str] = field(default_factory=dict)
     last_line: Line | None = None
 
@@ -59,7 +61,7 @@ class Ingest:
             self._waiting.last_line = line
             match line.event:
                 case Metrics() as said:
-                    self._take_metrics(said)
+                    self._take_metrics(line, said)
                 case Progress() as said:
                     self._take_progress(line, said)
                 case Started() as said:
@@ -111,8 +113,9 @@ class Ingest:
             body=body,
         )
 
-    def _take_metrics(self, said: Metrics) -> None:
+    def _take_metrics(self, line: Line, said: Metrics) -> None:
         batch = self._waiting
+        batch.metrics_line = line
         for name, value in said.values.items():
             key = name[:100].replace("\x00", "")
             batch.metrics[key, said.step] = Metric(
@@ -127,12 +130,13 @@ class Ingest:
             batch.points.setdefault(key, []).append([said.step, value])
 
     def _take_progress(self, line: Line, said: Progress) -> None:
-        """Progress lives in the job's row; only a new phase is an event."""
-        self._waiting.progress = said
+        """Only the newest becomes an event, and the last one of each phase."""
+        batch = self._waiting
+        if batch.progress and batch.progress_line and batch.progress.phase != said.phase:
+            batch.events.append(self._event(batch.progress_line))
+        batch.progress, batch.progress_line = said, line
         shape = (said.total, said.unit, said.phase)
         if shape != self._shape:
-            if self._shape is None or self._shape[2] != said.phase:
-                self._waiting.events.append(self._event(line))
             self._pace.clear()
             self._shape = shape
         if not self._pace or said.step >= self._pace[-1][1]:
@@ -140,39 +144,52 @@ class Ingest:
         while len(self._pace) > 2 and said.at - self._pace[0][0] > PACE_WINDOW:
             self._pace.popleft()
 
+    def _rate(self) -> float | None:
+        """Steps per second lately."""
+        (begun, first), (now, last) = self._pace[0], self._pace[-1]
+        return (last - first) / (now - begun) if now > begun and last > first else None
+
     def _progress_fields(self, batch: Batch) -> dict[str, Any]:
         said = batch.progress
         if said is None:
             return {}
-        (begun, first), (now, last) = self._pace[0], self._pace[-1]
-        rate = (last - first) / (now - begun) if now > begun and last > first else None
         return {
             "step": said.step,
             "total": said.total,
             "unit": said.unit[:30].replace("\x00", ""),
             "phase": said.phase[:100].replace("\x00", ""),
             "epoch": said.epoch,
-            "rate": rate,
+            "rate": self._rate(),
             "progress_at": as_time(said.at),
         }
 
     def _write_events(self, job: Job, batch: Batch) -> None:
-        events = [*batch.events, *self._points_event(batch)]
+        events = [*batch.events, *self._progress_event(batch), *self._metrics_event(batch)]
+        events.sort(key=lambda event: event.line or 0)
         for event in events:
             job.last_seq += 1
             event.pk = None
             event.seq = job.last_seq
         JobEvent.objects.bulk_create(events, batch_size=500)
 
-    def _points_event(self, batch: Batch) -> list[JobEvent]:
-        """One event for all numbers of the batch. Its line is the last one's, unless that has an event of its own."""
-        if not batch.points or batch.last_line is None:
+    def _progress_event(self, batch: Batch) -> list[JobEvent]:
+        said, line, rate = batch.progress, batch.progress_line, self._rate() if self._pace else None
+        if said is None or line is None:
             return []
-        body = {"points": {key: thinned(points, POINTS_PER_EVENT) for key, points in batch.points.items()}}
-        event = self._row(batch.last_line, "metrics", body)
-        if batch.events and batch.events[-1].line == batch.last_line.number:
-            event.line = None
+        event = self._event(line)
+        if rate and said.total:
+            event.body["eta_seconds"] = round((said.total - said.step) / rate, 1)
         return [event]
+
+    def _metrics_event(self, batch: Batch) -> list[JobEvent]:
+        """One event for all numbers of the batch: the newest, and `points` where a key has several."""
+        line = batch.metrics_line
+        if line is None:
+            return []
+        body: dict[str, Any] = {"step": max(step for _, step in batch.metrics), "values": batch.latest}
+        if any(len(points) > 1 for points in batch.points.values()) or len({step for _, step in batch.metrics}) > 1:
+            body["points"] = {key: thinned(points, POINTS_PER_EVENT) for key, points in batch.points.items()}
+        return [self._row(line, "metrics", body)]
 
     def _write_attempt(self, batch: Batch, fields: dict[str, Any]) -> None:
         if batch.last_line:

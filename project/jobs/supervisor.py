@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TICK = 0.1  # seconds between two looks at the events file
-FLUSH = 0.25  # seconds: at most four writes, and so four frames for open pages, per second
+FLUSH = ((300, 0.25), (3600, 0.5))  # (until this age, seconds between two writes): at most four frames per second,
+SLOW_FLUSH = 1.0  # and fewer for a job that runs for hours
 LOOK = 1.0  # seconds between two looks at the job's flags
 LOG_EVERY = 5.0  # seconds between two copies of the log's tail
 LOG_BYTES = 16 * 1024
@@ -68,6 +69,7 @@ class Supervisor:
         self._database_down_since: float | None = None
         self._flushed_at = self._looked_at = self._renewed_at = self._beaten_at = self._logged_at = 0.0
         self._log_size = -1
+        self._begun = time.monotonic()
 
     def run(self) -> None:
         """Returns when the attempt is over, whatever became of it. Never leaves a process behind."""
@@ -161,13 +163,18 @@ class Supervisor:
         if now - self._beaten_at >= min(LOOK, settings.JOB_BEAT):
             self._beaten_at = now
             beat(self._folder)
-        if now - self._flushed_at >= FLUSH and (not self._ingest.is_empty or self._log_is_due(now)):
+        if now - self._flushed_at >= self._pause_between_writes(now) and (
+            not self._ingest.is_empty or self._log_is_due(now)
+        ):
             self._flushed_at = now
             if self._if_possible(self._flush):
                 self._renewed_at = now
         elif now - self._renewed_at >= settings.JOB_BEAT:
             self._renewed_at = now
             self._if_possible(self._own.renew)
+
+    def _pause_between_writes(self, now: float) -> float:
+        return next((pause for age, pause in FLUSH if now - self._begun < age), SLOW_FLUSH)
 
     def _flush(self) -> None:
         due = self._log_is_due(time.monotonic())

@@ -30,7 +30,7 @@ export function follow(id, { after, onEvents, onConnection = () => {} }) {
     for (const event of events) {
       if (!(event.seq > seq)) continue; // seen already: replays overlap
       seq = event.seq;
-      fresh.push(flat(event));
+      fresh.push(...unpacked(flat(event)));
     }
     if (fresh.length) onEvents(fresh);
   };
@@ -119,4 +119,15 @@ export function follow(id, { after, onEvents, onConnection = () => {} }) {
 function flat(event) {
   const { body, ...rest } = event;
   return body && typeof body === "object" ? { ...body, ...rest } : rest;
+}
+
+/** A metrics event may hold several steps, `points: {key: [[step, value], …]}`: one event per step. */
+function unpacked(event) {
+  if (event.type !== "metrics" || !event.points) return [event];
+  const steps = new Map();
+  for (const [key, points] of Object.entries(event.points)) {
+    for (const [step, value] of points) steps.set(step, { ...steps.get(step), [key]: value });
+  }
+  const { points, ...rest } = event;
+  return [...steps].sort(([a], [b]) => a - b).map(([step, values]) => ({ ...rest, step, values }));
 }

@@ -69,7 +69,7 @@ class Stack:
         return self.start("celery", *_APP, "worker", "-P", "solo", "-Q", queues, "-n", name, **environment)
 
     def beat(self) -> "subprocess.Popen[bytes]":
-        return self.start("celery", *_APP, "beat", "--max-interval", "0.2")
+        return self.start("celery", *_APP, "beat")
 
     def ring(self, job: Job, times: int = 1) -> None:
         """Send the message that says `job` waits."""
