@@ -1,0 +1,172 @@
+"""Shapes of jobs, their tries, events and recipes."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from project.contracts.runs import Recipe
+from project.jobs.models import Job, JobAttempt, JobEvent
+from project.kernel.api.base import StrictModelSerializer
+
+
+class AttemptSerializer(StrictModelSerializer[JobAttempt]):
+    class Meta:
+        model = JobAttempt
+        fields = (
+            "number",
+            "outcome",
+            "host",
+            "device",
+            "started_at",
+            "finished_at",
+            "failure_class",
+            "message",
+            "exit_code",
+            "signal",
+            "versions",
+        )
+        read_only_fields = fields
+
+
+class JobSerializer(StrictModelSerializer[Job]):
+    """A job in a list. Times in UTC, durations in seconds, `percent` 0 to 100."""
+
+    percent = serializers.FloatField(read_only=True, allow_null=True)
+    eta_seconds = serializers.FloatField(read_only=True, allow_null=True)
+    duration_seconds = serializers.SerializerMethodField()
+    artifact = serializers.UUIDField(source="artifact_id", read_only=True, allow_null=True)
+    retry_of = serializers.UUIDField(source="retry_of_id", read_only=True, allow_null=True)
+
+    class Meta:
+        model = Job
+        fields: tuple[str, ...] = (
+            "id",
+            "title",
+            "recipe",
+            "state",
+            "queue",
+            "priority",
+            "attempt",
+            "created_at",
+            "created_by",
+            "queued_at",
+            "started_at",
+            "finished_at",
+            "cancel_requested_at",
+            "duration_seconds",
+            "step",
+            "total",
+            "unit",
+            "phase",
+            "epoch",
+            "percent",
+            "eta_seconds",
+            "latest",
+            "last_seq",
+            "failure_class",
+            "failure_message",
+            "failure_hint",
+            "failure_field",
+            "result",
+            "artifact",
+            "subject_kind",
+            "subject_id",
+            "retry_of",
+        )
+        read_only_fields = fields
+
+    def get_duration_seconds(self, job: Job) -> float | None:
+        return round(job.duration.total_seconds(), 3) if job.duration is not None else None
+
+
+class JobDetailSerializer(JobSerializer):
+    """One job, with its parameters, its place in the queue and its tries."""
+
+    queue_position = serializers.SerializerMethodField()
+    attempts = AttemptSerializer(many=True, read_only=True)
+
+    class Meta:
+        model = Job
+        fields = (*JobSerializer.Meta.fields, "params", "inputs", "failure_lines", "queue_position", "attempts")
+        read_only_fields = fields
+
+    def get_queue_position(self, job: Job) -> int | None:
+        return job.position()
+
+
+def event_document(event: JobEvent) -> dict[str, Any]:
+    """An event as people get it: flat, `at` in Unix seconds like the engine's own."""
+    return {
+        **event.body,
+        "seq": event.seq,
+        "type": event.type,
+        "attempt": event.attempt,
+        "at": event.at.timestamp(),
+    }
+
+
+class EventSerializer(serializers.Serializer[JobEvent]):
+    """`{seq, type, attempt, at, …}`: the other fields depend on the type."""
+
+    seq = serializers.IntegerField()
+    type = serializers.CharField()
+    attempt = serializers.IntegerField()
+    at = serializers.FloatField(help_text="Unix seconds")
+
+    def to_representation(self, instance: JobEvent) -> dict[str, Any]:
+        return event_document(instance)
+
+
+class EventPageSerializer(serializers.Serializer[Any]):
+    results = EventSerializer(many=True)
+    last_seq = serializers.IntegerField(help_text="number of the job's newest event")
+
+
+class SeriesSerializer(serializers.Serializer[Any]):
+    steps = serializers.ListField(child=serializers.IntegerField())
+    values = serializers.ListField(child=serializers.FloatField())
+    count = serializers.IntegerField(help_text="points there are")
+
+
+class MetricsSerializer(serializers.Serializer[Any]):
+    series = serializers.DictField(child=SeriesSerializer())
+    keys = serializers.ListField(child=serializers.CharField(), help_text="all numbers this job has")
+    last_seq = serializers.IntegerField()
+
+
+class LogSerializer(serializers.Serializer[Any]):
+    attempt = serializers.IntegerField()
+    text = serializers.CharField()
+    offset = serializers.IntegerField(help_text="bytes")
+    next_offset = serializers.IntegerField(help_text="bytes; ask with it for what comes next")
+    size = serializers.IntegerField(help_text="bytes")
+    complete = serializers.BooleanField(help_text="false: only the last part is kept where this is asked")
+
+
+class CheckpointSerializer(serializers.Serializer[Any]):
+    attempt = serializers.IntegerField()
+    step = serializers.IntegerField()
+    at = serializers.DateTimeField()
+    metrics = serializers.DictField(child=serializers.FloatField())
+    here = serializers.BooleanField(help_text="its files are on this host")
+
+
+class RecipeSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # a serializer has a label too
+    description = serializers.SerializerMethodField()
+    eats = serializers.SerializerMethodField(help_text="kinds of rows it takes")
+    needs = serializers.ChoiceField(choices=["device", "cpu"])
+    params = serializers.SerializerMethodField(help_text="JSON schema of its parameters")
+
+    def get_description(self, recipe: Recipe) -> str:
+        return (recipe.__doc__ or "").strip()
+
+    @extend_schema_field(serializers.ListField(child=serializers.CharField()))
+    def get_eats(self, recipe: Recipe) -> list[str]:
+        return [str(kind.value) for kind in recipe.eats]
+
+    @extend_schema_field(serializers.DictField())
+    def get_params(self, recipe: Recipe) -> dict[str, Any]:
+        return recipe.Params.model_json_schema()
