@@ -41,4 +41,6 @@ class ModelForm(forms.Form):
 
 
 class NotesForm(forms.Form):
-    notes = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 4}))
+    notes = forms.CharField(
+        required=False, label="What to know about it", widget=forms.Textarea(attrs={"rows": 4, "class": "input"})
+    )

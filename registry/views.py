@@ -13,6 +13,7 @@ from project.jobs.models import TERMINAL, Job
 from project.kernel import access
 from project.kernel.errors import Invalid, NotFound, Problem
 from project.kernel.pages import WorkspacePage, add_problem
+from project.kernel.templatetags import tuneloop
 from registry import comparison, gates, lineage, sources
 from registry.actions import deployments, models, scores, versions
 from registry.actions.references import resolve
@@ -20,15 +21,6 @@ from registry.forms import ImportForm, ModelForm, NotesForm
 from registry.models import Deployment, ModelVersion, RegisteredModel, Route, Score, Stage, VersionKind
 from registry.queries import models_with_versions, versions_with_all
 from registry.recipes import import_model as recipe
-
-SCORE_ORDER = ("exact_match", "accuracy", "f1", "macro_f1")  # the one number of a list, if there are several
-
-
-def main_score(found: list[Score]) -> Score | None:
-    """The score that a list shows: the first of the usual ones, else any share."""
-    shares = [score for score in found if score.is_share]
-    usual = [score for name in SCORE_ORDER for score in shares if score.metric == name]
-    return next(iter(usual or shares), None)
 
 
 class Models(WorkspacePage):
@@ -45,7 +37,7 @@ class Models(WorkspacePage):
             model.deployment = next(iter(model.live.wanted_list), None) if model.live else None
         newest = scores.newest([model.live for model in page if model.live])
         for model in page:
-            model.score = main_score(newest.get(model.live.pk, [])) if model.live else None
+            model.score = scores.main(newest.get(model.live.pk, [])) if model.live else None
         return self.render(
             "models/list.html",
             page=page,
@@ -93,7 +85,7 @@ class Model(WorkspacePage):
         newest = scores.newest(list(page))
         for version in page:
             version.deployment = next(iter(version.wanted_list), None)
-            version.score = main_score(newest.get(version.pk, []))
+            version.score = scores.main(newest.get(version.pk, []))
         arms = Prefetch("arms__deployment", Deployment.objects.select_related("version__model"))
         route = Route.objects.filter(model=model).prefetch_related(arms).first()
         history = list(model.stage_changes.order_by("-id")[:20])
@@ -150,8 +142,8 @@ class Version(WorkspacePage):
             deployment=deployment,
             lineage=lineage.of(version),
             history=list(version.stage_changes.order_by("-id")[:20]),
-            facts=comparison.flatten(version.facts),
-            config=comparison.flatten(version.config),
+            facts={key: shown(key, value) for key, value in comparison.flatten(version.facts).items()},
+            config={key: shown(key, value) for key, value in comparison.flatten(version.config).items()},
             files=version.artifact.files(),
             others=list(rest[:20]),
             form=NotesForm(initial={"notes": version.notes}),
@@ -227,10 +219,48 @@ def side_by_side(found: comparison.Comparison) -> dict[str, Any]:
             "metric": line.metric,
             "data_label": line.data_label,
             "data_digest": line.data_digest,
-            "cells": list(zip(line.values, line.deltas, strict=True)),
-            "names": names,
+            "cells": [
+                {"score": score, "delta": delta, "change": change(score, delta)}
+                for score, delta in zip(line.values, line.deltas, strict=True)
+            ],
         }
         for line in found.scores
     ]
-    tables = [("Configuration", found.config), ("Facts", found.facts)]
+    tables = [
+        (title, [(row, [shown(row.key, value) for value in row.values]) for row in table])
+        for title, table in (("Configuration", found.config), ("Facts", found.facts))
+    ]
     return {"comparison": found, "rows": rows, "names": names, "tables": tables}
+
+
+def change(score: Score | None, delta: comparison.Delta | None) -> str:
+    """A difference in words: '+9.0 points (2.6 to 15.4)' for shares, else in the unit of the score."""
+    if score is None or delta is None:
+        return ""
+
+    def text(value: float) -> str:
+        if score.is_share:
+            return f"{value * 100:.1f}"
+        if score.unit == "seconds":
+            return f"{value * 1000:.0f}" if abs(value) < 1 else f"{value:.2f}"
+        return f"{value:.3g}"
+
+    unit = " points" if score.is_share else ""
+    if score.unit == "seconds":
+        unit = " ms" if abs(delta.value) < 1 else " s"
+    sign = "+" if delta.value >= 0 else ""
+    between = f" ({text(delta.low)} to {text(delta.high)})" if delta.low is not None and delta.high is not None else ""
+    return f"{sign}{text(delta.value)}{unit}{between}".replace("-", "\u2212")
+
+
+def shown(key: str, value: Any) -> str:
+    """One fact or setting as people read it."""
+    if value is None:
+        return "\u2013"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key == "parameters":
+        return tuneloop.compact(value)
+    if key == "bytes":
+        return tuneloop.filesize(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -12,6 +12,7 @@ from registry.models import ModelVersion, Score
 
 # Where less is more. Everything else counts upwards.
 LOWER_IS_BETTER = frozenset({"perplexity", "loss", "eval_loss", "bits_per_byte", "calibration_error", "latency"})
+MAIN = ("exact_match", "accuracy", "f1", "macro_f1")
 UNITS = {"latency": "seconds", "latency_p50": "seconds", "latency_p95": "seconds", "tokens_per_second": "tokens/s"}
 
 
@@ -67,6 +68,13 @@ def newest(versions: Sequence[ModelVersion]) -> dict[UUID, list[Score]]:
     for score in rows:
         found[score.version_id, score.data_digest, score.metric] = score
     return _by_version(sorted(found.values(), key=lambda score: (score.data_label, score.data_digest, score.metric)))
+
+
+def main(found: Sequence[Score]) -> Score | None:
+    """The one number that a list shows: the first of the usual ones, else any share."""
+    shares = [score for score in found if score.is_share]
+    usual = [score for name in MAIN for score in shares if score.metric == name]
+    return next(iter(usual or shares), None)
 
 
 def _by_version(scores: Iterable[Score]) -> dict[UUID, list[Score]]:
