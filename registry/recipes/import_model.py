@@ -10,8 +10,8 @@ from project.contracts.rows import RowKind
 from project.contracts.runs import RunContext, UserError
 from project.modeling import loading
 from registry import sources
+from registry.adapters import describe_adapter, is_adapter
 from registry.recipes import _check, _files
-from registry.recipes._adapter import describe_adapter, is_adapter
 
 name = "import-model"
 label = "Import a model"

@@ -125,7 +125,7 @@ def test_the_comparison_page(cast: Cast, make_version: MakeVersion) -> None:
     two = make_version(scored={"exact_match": (0.85, 0.9, 0.95)}, config={"r": 16})
     browser = cast.page("viewer")
     page = browser.get(reverse("compare"), {"versions": [str(one.pk), str(two.pk)]}).content.decode()
-    assert "+0.4" in page
+    assert "+40.0 points" in page
     assert "better" in page
     assert "Configuration" in page
     assert "Choose at least two" in browser.get(reverse("compare"), {"versions": str(one.pk)}).content.decode()

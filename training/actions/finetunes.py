@@ -13,8 +13,8 @@ from project.kernel.errors import Conflict, Problem
 from project.kernel.models import Artifact, Role
 from project.modeling.loading import describe
 from registry.actions import deployments, models, versions
+from registry.adapters import describe_adapter, is_adapter
 from registry.models import ModelVersion, RegisteredModel, VersionKind
-from registry.recipes import _adapter
 from training.actions import evaluations
 from training.jobfile import JobFile
 from training.models import FineTune
@@ -78,7 +78,7 @@ def finished(job: Job, result: dict[str, Any], artifact: Artifact | None) -> dic
 
 def _register(fine_tune: FineTune, job: Job, result: dict[str, Any], artifact: Artifact, *, by: Actor) -> ModelVersion:
     folder = artifacts.local_path(artifact)
-    adapter = _adapter.is_adapter(folder)
+    adapter = is_adapter(folder)
     data, base = fine_tune.data_version, fine_tune.base_version
     version = versions.register(
         _model(fine_tune.model_name, by=by),
@@ -86,7 +86,7 @@ def _register(fine_tune: FineTune, job: Job, result: dict[str, Any], artifact: A
         kind=VersionKind.ADAPTER if adapter else VersionKind.FULL,
         base=base if adapter else None,
         by=by,
-        facts=_adapter.describe_adapter(folder) if adapter else describe(folder).model_dump(),
+        facts=describe_adapter(folder) if adapter else describe(folder).model_dump(),
         metrics={name: value for name, value in result.items() if _is_number(value)},
         origin="training",
         job_id=job.pk,

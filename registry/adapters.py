@@ -1,4 +1,4 @@
-"""What an adapter's folder says about itself."""
+"""What a PEFT folder says about itself. Pure: recipes use it too."""
 
 import json
 from pathlib import Path
