@@ -7,7 +7,7 @@ from django import forms
 from pydantic.fields import FieldInfo
 
 from training.engine.metrics_registry import METRICS
-from training.jobfile import SECTIONS, Defaults, JobFile, Lora
+from training.jobfile import SECTIONS, Defaults, JobFile, LoraMethod
 
 # The form's field -> where it stands in the job file. What is not here has no place in the form.
 PATHS: dict[str, str] = {
@@ -71,6 +71,13 @@ _LABELS = {
     "logging_steps": "Chart points every (steps)",
     "auto_deploy": "Deploy it at once",
 }
+_PLACEHOLDERS = {
+    "learning_rate": "after the method",
+    "max_seq_length": "after the model, at most 512",
+    "model_name": "like the job",
+    "max_steps": "after the epochs",
+    "limit": "all",
+}
 _METHODS = (("lora", "LoRA: a small adapter, little memory"), ("full", "Full: every weight, much memory"))
 
 
@@ -84,7 +91,7 @@ class Names(forms.MultipleChoiceField):
 def schema_field(path: str) -> FieldInfo:
     """The job file's field at a dotted path."""
     section, _, name = path.rpartition(".")
-    owner = Lora if section == "method" else SECTIONS[section] if section else JobFile
+    owner = LoraMethod if section == "method" else SECTIONS[section] if section else JobFile
     return owner.model_fields[name]
 
 
@@ -154,7 +161,7 @@ def _modules(text: str) -> str | list[str]:
 
 
 def _field(name: str, path: str, choices: Choices | None) -> forms.Field:
-    info = Lora.model_fields["r"] if path == "method.type" else schema_field(path)
+    info = LoraMethod.model_fields["r"] if path == "method.type" else schema_field(path)
     help_text = "" if path == "method.type" else str(info.description or "")
     label = _LABELS.get(name, name.replace("_", " ").capitalize())
     kind = {"label": label, "help_text": help_text, "required": False}
@@ -167,7 +174,8 @@ def _field(name: str, path: str, choices: Choices | None) -> forms.Field:
     offered = choices or [(value, value) for value in _literals(info)]
     if offered:
         return forms.CharField(widget=forms.Select(choices=offered), **kind)
-    widget = forms.TextInput() if name in TEXTS else forms.NumberInput(attrs={"step": "any"})
+    attributes = {"placeholder": _PLACEHOLDERS.get(name, "")}
+    widget = forms.TextInput(attributes) if name in TEXTS else forms.NumberInput({"step": "any", **attributes})
     return forms.CharField(widget=widget, **kind)
 
 

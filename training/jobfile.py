@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
 from project.kernel.errors import Invalid
@@ -46,74 +46,65 @@ def like(name: str, source: type[BaseModel] = SftParams, **changes: Any) -> Any:
     return Field(**{"default": info.default, "description": info.description, **limits, **changes})
 
 
-def _no_truth(value: Any) -> Any:
-    """Python counts True as 1; a person who writes `epochs: yes` meant something else."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("no_truth", "must be a number, not true or false")
-    return value
-
-
 def _some(value: Any) -> Any:
     if not value:
         raise PydanticCustomError("none_named", "must be 'all-linear' or name at least one layer")
     return value
 
 
-Number = Annotated[float, BeforeValidator(_no_truth)]
-Whole = Annotated[int, BeforeValidator(_no_truth)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Module = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
-Steps = Annotated[int, BeforeValidator(_no_truth), Field(ge=1)]
+Steps = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Model(_Section):
+class ModelSection(_Section):
     base_model: Text = Field(description="The model to start from: an id, name, name@stage or name:3.")
     name: Text | None = Field(
         None, description="The model that gets the result as a new version. Empty: named like the job."
     )
 
 
-class Data(_Section):
+class DataSection(_Section):
     dataset: Text = Field(description="The data set to learn: an id, name (its newest version) or name:3.")
-    validation_split: Number = like("validation_split")
+    validation_split: float = like("validation_split")
     validation_dataset: Text | None = Field(None, description="A data set to measure eval_loss on, instead of a split.")
-    seed: Whole = like("seed")
+    seed: int = like("seed")
 
 
-class Lora(_Section):
+class LoraMethod(_Section):
     type: Literal["lora"] = "lora"
     bits: None = like("bits", sft.Lora)
-    r: Whole | None = like("r", sft.Lora, default=None)
-    alpha: Number | None = like("alpha", sft.Lora, default=None)
-    dropout: Number | None = like("dropout", sft.Lora, default=None)
+    r: int | None = like("r", sft.Lora, default=None)
+    alpha: float | None = like("alpha", sft.Lora, default=None)
+    dropout: float | None = like("dropout", sft.Lora, default=None)
     target_modules: Annotated[
         Literal["all-linear"] | Annotated[tuple[Module, ...], Field(max_length=100)], AfterValidator(_some)
     ] = like("target_modules", sft.Lora)
 
 
-class Full(_Section):
+class FullMethod(_Section):
     type: Literal["full"] = "full"
 
 
 class Hyperparameters(_Section):
-    learning_rate: Number | None = like("learning_rate", default=None)
-    batch_size: Whole | None = like("batch_size", default=None)
-    gradient_accumulation_steps: Whole = like("gradient_accumulation_steps")
-    epochs: Number | None = like("epochs", default=None)
-    max_steps: Whole | None = like("max_steps")
-    warmup_ratio: Number = like("warmup_ratio")
-    weight_decay: Number = like("weight_decay")
-    max_grad_norm: Number = like("max_grad_norm")
-    max_seq_length: Whole | None = like("max_seq_length", default=None)
+    learning_rate: float | None = like("learning_rate", default=None)
+    batch_size: int | None = like("batch_size", default=None)
+    gradient_accumulation_steps: int = like("gradient_accumulation_steps")
+    epochs: float | None = like("epochs", default=None)
+    max_steps: int | None = like("max_steps")
+    warmup_ratio: float = like("warmup_ratio")
+    weight_decay: float = like("weight_decay")
+    max_grad_norm: float = like("max_grad_norm")
+    max_seq_length: int | None = like("max_seq_length", default=None)
 
 
 class EarlyStopping(_Section):
     enabled: bool = like("enabled", sft.EarlyStopping)
-    patience: Whole = like("patience", sft.EarlyStopping)
+    patience: int = like("patience", sft.EarlyStopping)
     metric: Literal["eval_loss"] = like("metric", sft.EarlyStopping)
 
 
@@ -126,11 +117,11 @@ class Optimization(_Section):
     early_stopping: EarlyStopping = EarlyStopping()
     save_best_model: bool = like("save_best_model")
     checkpoint_every: Literal["epoch"] | Steps = like("checkpoint_every")
-    keep_checkpoints: Whole = like("keep_checkpoints")
-    logging_steps: Whole = like("logging_steps")
+    keep_checkpoints: int = like("keep_checkpoints")
+    logging_steps: int = like("logging_steps")
 
 
-class Evaluation(_Section):
+class EvaluationSection(_Section):
     metrics: tuple[Text, ...] = Field(
         (), max_length=50, description="Measured on the result as soon as it is there. None: it is not evaluated."
     )
@@ -138,10 +129,10 @@ class Evaluation(_Section):
     dataset: Text | None = Field(
         None, description="The held-out data set for it. Empty: the validation data set or the validation split."
     )
-    limit: Whole | None = Field(None, ge=1, le=10_000_000, description="Only so many rows of it. Empty: all.")
+    limit: int | None = Field(None, ge=1, le=10_000_000, description="Only so many rows of it. Empty: all.")
 
 
-class Deployment(_Section):
+class DeploymentSection(_Section):
     auto_deploy: bool = Field(False, description="Make the result ready to answer as soon as it is there.")
     target: Literal["local"] = Field("local", description="Where it is deployed.")
     health_check_enabled: bool = Field(True, description="A deployment is always checked before it gets traffic.")
@@ -151,25 +142,29 @@ class JobFile(_Section):
     """A fine-tune as people write it. Numbers left out (null) are settled at launch, see `settle`."""
 
     name: Text = Field(description="What the job is called in lists.")
-    model: Model
-    data: Data
+    model: ModelSection
+    data: DataSection
     recipe: Text = Field("sft", description="How it learns: a training recipe.")
-    method: Annotated[Lora | Full, Field(discriminator="type")] = Field(Lora(), description="What is trained.")
+    method: Annotated[LoraMethod | FullMethod, Field(discriminator="type")] = Field(
+        LoraMethod(), description="What is trained."
+    )
     objective: dict[str, Any] = Field({}, description="The recipe's own parameters.")
     hyperparameters: Hyperparameters = Hyperparameters()
     optimization: Optimization = Optimization()
-    evaluation: Evaluation = Evaluation()
-    deployment: Deployment = Deployment()
+    evaluation: EvaluationSection = EvaluationSection()
+    deployment: DeploymentSection = DeploymentSection()
 
+
+DEEPEST = 20  # sections in sections
 
 SECTIONS: dict[str, type[BaseModel]] = {
-    "model": Model,
-    "data": Data,
+    "model": ModelSection,
+    "data": DataSection,
     "hyperparameters": Hyperparameters,
     "optimization": Optimization,
     "optimization.early_stopping": EarlyStopping,
-    "evaluation": Evaluation,
-    "deployment": Deployment,
+    "evaluation": EvaluationSection,
+    "deployment": DeploymentSection,
 }
 # Where each of a recipe's parameters stands in the job file.
 _ELSEWHERE = {"seed": "data.seed", "validation_split": "data.validation_split", "evaluate_every": "evaluation.every"}
@@ -188,10 +183,14 @@ def parse(document: Any) -> JobFile:
     document = _with_the_obvious(document)
     if unclean := _unclean_texts(document):
         raise Invalid(errors=unclean)
+    wrong = _misplaced_truths(document)
     try:
-        return JobFile.model_validate(document)
+        config = JobFile.model_validate(document)
     except ValidationError as error:
-        raise Invalid(errors=complaints(error, document, _known_fields(document))) from None
+        raise Invalid(errors=complaints(error, document, _known_fields(document)) | wrong) from None
+    if wrong:
+        raise Invalid(errors=wrong)
+    return config
 
 
 def _with_the_obvious(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,8 +204,10 @@ def _with_the_obvious(document: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _unclean_texts(value: Any, path: str = "") -> Complaints:
-    """Texts that no database keeps: NUL, and halves of surrogate pairs."""
+def _unclean_texts(value: Any, path: str = "", depth: int = 0) -> Complaints:
+    """Texts that no database keeps (NUL, halves of surrogate pairs), and documents too deep to be walked."""
+    if depth > DEEPEST:
+        return {path.partition(".")[0]: ["is nested too deeply"]}
     if isinstance(value, str):
         clean = "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
         return {} if clean else {path: ["must not hold NUL or broken Unicode"]}
@@ -219,7 +220,24 @@ def _unclean_texts(value: Any, path: str = "") -> Complaints:
         return {}
     found: Complaints = {}
     for where, inner in pairs:
-        found.update(_unclean_texts(inner, where))
+        found.update(_unclean_texts(inner, where, depth + 1))
+    return found
+
+
+def _misplaced_truths(document: Mapping[str, Any]) -> Complaints:
+    """Python counts True as 1; a person who writes `epochs: true` meant something else."""
+    found: Complaints = {}
+    for section, model in {**SECTIONS, "method": LoraMethod}.items():
+        values: Any = document
+        for part in section.split("."):
+            values = values.get(part) if isinstance(values, Mapping) else None
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if (
+                isinstance(value, bool)
+                and name in model.model_fields
+                and model.model_fields[name].annotation is not bool
+            ):
+                found[f"{section}.{name}"] = ["must not be true or false"]
     return found
 
 
@@ -227,7 +245,7 @@ def _known_fields(document: Mapping[str, Any]) -> dict[str, list[str]]:
     known = {section: list(model.model_fields) for section, model in SECTIONS.items()}
     method = document.get("method")
     full = isinstance(method, Mapping) and method.get("type") == "full"
-    return {**known, "": list(JobFile.model_fields), "method": list((Full if full else Lora).model_fields)}
+    return {**known, "": list(JobFile.model_fields), "method": list((FullMethod if full else LoraMethod).model_fields)}
 
 
 def settle(config: JobFile, defaults: Defaults, *, context: int) -> JobFile:
@@ -236,7 +254,7 @@ def settle(config: JobFile, defaults: Defaults, *, context: int) -> JobFile:
     LoRA learns at the installation's learning rate; training all weights takes a tenth of it, or they break down.
     """
     numbers, method = config.hyperparameters, config.method
-    rate = defaults.learning_rate if isinstance(method, Lora) else defaults.learning_rate / 10
+    rate = defaults.learning_rate if isinstance(method, LoraMethod) else defaults.learning_rate / 10
     longest = SftParams.model_fields["max_seq_length"].default
     numbers = numbers.model_copy(
         update={
@@ -246,7 +264,7 @@ def settle(config: JobFile, defaults: Defaults, *, context: int) -> JobFile:
             "max_seq_length": _or(numbers.max_seq_length, min(longest, context or longest)),
         }
     )
-    if isinstance(method, Lora):
+    if isinstance(method, LoraMethod):
         method = method.model_copy(
             update={
                 "r": _or(method.r, defaults.lora_r),

@@ -15,6 +15,7 @@ from project.contracts.runs import RECIPES, Recipe
 from project.kernel import access
 from project.kernel.access import Actor
 from project.kernel.errors import Forbidden, Invalid, Problem
+from project.kernel.models import Workspace
 from project.kernel.references import check_name
 from registry.actions.references import resolve
 from registry.models import ModelVersion
@@ -66,9 +67,9 @@ def find_training_recipe(name: str) -> Recipe:
 
 def plan(config: JobFile, *, by: Actor) -> Plan:
     """Resolve and check everything; changes nothing. Raises Invalid with every field that is wrong, Forbidden."""
-    found = _Findings(by)
-    base = found.look("model.base_model", lambda: find_base(config.model.base_model, by=by))
-    data = found.look("data.dataset", lambda: find_data(config.data.dataset, by=by))
+    found = _Findings(by.workspace)
+    base = found.look("model.base_model", lambda: find_base(config.model.base_model, workspace=by.workspace))
+    data = found.look("data.dataset", lambda: find_data(config.data.dataset, workspace=by.workspace))
     validation = found.data_if_named("data.validation_dataset", config.data.validation_dataset)
     held_out = found.data_if_named("evaluation.dataset", config.evaluation.dataset)
     recipe = found.look("recipe", lambda: find_training_recipe(config.recipe))
@@ -102,7 +103,7 @@ def _reading_order(item: tuple[str, list[str]]) -> int:
 class _Findings:
     """What is wrong so far, by field."""
 
-    by: Actor
+    workspace: Workspace
 
     def __post_init__(self) -> None:
         self.wrong: Complaints = {}
@@ -123,20 +124,34 @@ class _Findings:
         return None
 
     def data_if_named(self, field: str, reference: str | None) -> DatasetVersion | None:
-        return self.look(field, lambda: find_data(reference, by=self.by)) if reference else None
+        return self.look(field, lambda: find_data(reference, workspace=self.workspace)) if reference else None
 
 
-def find_base(reference: str, *, by: Actor) -> ModelVersion:
+def find_base(reference: str, *, workspace: Workspace) -> ModelVersion:
     """The version to start from. Raises Invalid for an adapter: it has no weights of its own to train."""
-    version = resolve(by.workspace, reference, field="base_model")
+    version = find_version(reference, workspace=workspace)
     if version.is_adapter:
         raise Invalid(f"{version} is an adapter. Start from a full model, for example its base {version.foundation}.")
     return version
 
 
-def find_data(reference: str, *, by: Actor) -> DatasetVersion:
+def find_version(reference: str, *, workspace: Workspace) -> ModelVersion:
+    """Any version of a model: an id, name (production), name@stage or name:3. Raises NotFound, NotReady, Invalid."""
+    return resolve(workspace, reference)
+
+
+def find_data(reference: str, *, workspace: Workspace) -> DatasetVersion:
     """A data set version that is ready. Raises NotFound, NotReady, Invalid."""
-    return datasets.resolve(by.workspace, reference)
+    return datasets.resolve(workspace, reference)
+
+
+def found_at(field: str, call: Callable[[], T]) -> T:
+    """`call()`; what it finds wrong with a reference is said at `field`. Raises Invalid."""
+    try:
+        return call()
+    except Problem as problem:
+        messages = [" ".join(messages) for messages in problem.errors.values()] or [problem.detail]
+        raise Invalid(errors={field: messages}) from None
 
 
 def unknown_metrics(names: tuple[str, ...] | list[str], field: str) -> Complaints:

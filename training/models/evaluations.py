@@ -1,6 +1,7 @@
 """How a version answers the rows of a data set: the numbers, and every answer."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from django.db import models
@@ -72,3 +73,15 @@ class Evaluation(WorkspaceObject):
     def score(self) -> dict[str, dict[str, Any]]:
         """{metric: its numbers}."""
         return {score["metric"]: score for score in self.scores}
+
+    @property
+    def scores_for_people(self) -> list[dict[str, Any]]:
+        """The scores with what drawing them needs: `is_share`, and `maximum`, where the scale ends."""
+        return [for_people(score) for score in self.scores]
+
+
+def for_people(score: Mapping[str, Any]) -> dict[str, Any]:
+    """One score, and whether it is a share of 1 (drawn on a scale that ends there)."""
+    high = max(score["value"], score.get("high") or 0.0)
+    is_share = score.get("better") == "higher" and high <= 1.0
+    return {**score, "is_share": is_share, "maximum": 1.0 if is_share else high * 1.1 or 1.0}

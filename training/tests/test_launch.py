@@ -1,0 +1,176 @@
+"""Launching a fine-tune: what is refused, and what is written when nothing is."""
+
+from typing import Any
+
+import pytest
+
+from datasets_app.models import DatasetVersion
+from project.jobs.actions import jobs
+from project.jobs.models import Job
+from project.kernel import edges
+from project.kernel.errors import Forbidden, Invalid
+from project.kernel.models import AuditEntry, Edge
+from project.testing import Cast
+from registry.models import ModelVersion
+from training.actions import finetunes
+from training.jobfile import parse
+from training.models import FineTune
+from training.tests.conftest import MakeData, completions, conversations, prompts
+
+JobDocument = dict[str, Any]
+
+
+def launch(cast: Cast, document: JobDocument, who: str = "teammate", **changes: Any) -> Job:
+    return finetunes.launch(parse({**document, **changes}), by=cast.actor(who))
+
+
+def refused(cast: Cast, document: JobDocument, **changes: Any) -> dict[str, list[str]]:
+    """What was wrong; and nothing was written."""
+    before = [model.objects.count() for model in (Job, FineTune, AuditEntry, Edge)]
+    with pytest.raises(Invalid) as caught:
+        launch(cast, document, **changes)
+    assert [model.objects.count() for model in (Job, FineTune, AuditEntry, Edge)] == before
+    return caught.value.errors
+
+
+def test_a_launch_settles_everything(
+    cast: Cast, job_file: JobDocument, base: ModelVersion, data: DatasetVersion, settings: Any
+) -> None:
+    settings.LORA_R, settings.DEFAULT_EPOCHS = 32, 7.0
+    job = launch(cast, job_file)
+    fine_tune = FineTune.objects.get(job=job)
+    assert (fine_tune.base_version, fine_tune.data_version, fine_tune.model_name) == (base, data, "adder")
+    assert fine_tune.config["model"]["base_model"] == str(base.pk)
+    assert fine_tune.config["data"]["dataset"] == str(data.pk)
+    assert job.params["method"]["r"] == fine_tune.config["method"]["r"] == 32
+    assert job.params["epochs"] == 7
+    assert job.params["max_seq_length"] == base.facts["context"]
+    assert job.inputs == {"base": {"artifact": str(base.artifact_id)}, "data": {"artifact": str(data.artifact_id)}}
+    assert (job.state, job.queue, job.title) == ("queued", "gpu", "adder")
+    assert (job.subject_kind, job.subject_id) == ("finetune", str(fine_tune.pk))
+    assert {edge.source_kind for edge in edges.upstream(job)} == {"modelversion", "datasetversion"}
+
+
+def test_a_stored_config_starts_the_same_run_again(cast: Cast, job_file: JobDocument) -> None:
+    first = launch(cast, job_file, hyperparameters={"learning_rate": 3e-4}, method={"type": "full"})
+    again = launch(cast, FineTune.objects.get(job=first).config)
+    assert again.params == first.params
+    assert again.inputs == first.inputs
+
+
+def test_a_draft_waits_for_its_start(cast: Cast, job_file: JobDocument) -> None:
+    job = finetunes.launch(parse(job_file), by=cast.actor("teammate"), start=False)
+    assert job.state == "draft"
+    assert jobs.start(job, cast.actor("teammate")).state == "queued"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"recipe": "sftt"}, "recipe", "Did you mean 'sft'?"),
+        ({"recipe": "evaluate"}, "recipe", "Unknown recipe"),
+        ({"model": {"base_model": "tony"}}, "model.base_model", "Did you mean 'tiny'?"),
+        ({"model": {"base_model": "tiny:9"}}, "model.base_model", "no version 9"),
+        ({"model": {"base_model": "tiny@staging"}}, "model.base_model", "no version in stage 'staging'"),
+        ({"model": {"base_model": "a b"}}, "model.base_model", "not a reference"),
+        ({"model": {"base_model": "tiny", "name": "a/b"}}, "model.name", "not a usable name"),
+        ({"name": "???"}, "model.name", "not a usable name"),
+        ({"data": {"dataset": "sum"}}, "data.dataset", "Did you mean 'sums'?"),
+        ({"data": {"dataset": "sums:4"}}, "data.dataset", "no version 4"),
+        ({"evaluation": {"metrics": ["roug", "f1"], "dataset": "sums"}}, "evaluation.metrics", "Unknown metric 'roug'"),
+        ({"evaluation": {"metrics": ["f11"], "dataset": "sums"}}, "evaluation.metrics", "Did you mean 'f1'?"),
+        ({"evaluation": {"metrics": ["f1"]}}, "evaluation.metrics", "need rows that are not learned"),
+        ({"hyperparameters": {"max_seq_length": 513}}, "hyperparameters.max_seq_length", "must be 512 or less"),
+        ({"optimization": {"save_best_model": True}}, "optimization.save_best_model", "needs validation rows"),
+        (
+            {"optimization": {"early_stopping": {"enabled": True}}},
+            "optimization.early_stopping.enabled",
+            "needs validation rows",
+        ),
+        (
+            {"data": {"dataset": "sums", "validation_split": 0.1, "validation_dataset": "sums"}},
+            "data.validation_split",
+            "not both",
+        ),
+        ({"objective": {"beta": 1}}, "objective.beta", "no parameters of its own"),
+        ({"deployment": {"health_check_enabled": False}}, "deployment.health_check_enabled", "must be true"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_its_field(
+    cast: Cast, job_file: JobDocument, changes: JobDocument, field: str, words: str
+) -> None:
+    errors = refused(cast, job_file, **changes)
+    assert list(errors) == [field]
+    assert words in " ".join(errors[field])
+
+
+def test_everything_wrong_is_said_at_once(cast: Cast, job_file: JobDocument) -> None:
+    changes = {"recipe": "dpo", "model": {"base_model": "nobody"}, "evaluation": {"metrics": ["x"], "dataset": "none"}}
+    errors = refused(cast, job_file, **changes)
+    assert set(errors) == {"model.base_model", "recipe", "evaluation.metrics", "evaluation.dataset"}
+
+
+def test_rows_of_another_kind_are_refused(cast: Cast, job_file: JobDocument, make_data: MakeData) -> None:
+    make_data("questions", prompts(5))
+    errors = refused(cast, job_file, data={"dataset": "questions"})
+    assert "has prompt rows; recipe 'sft' learns from chat or completion rows" in errors["data.dataset"][0]
+    errors = refused(cast, job_file, evaluation={"metrics": ["f1"], "dataset": "questions"})
+    assert "only chat or completion rows can be asked" in errors["evaluation.dataset"][0]
+
+
+def test_a_base_without_template_learns_completions_but_no_conversations(
+    cast: Cast, job_file: JobDocument, speechless: ModelVersion, make_data: MakeData
+) -> None:
+    errors = refused(cast, job_file, model={"base_model": "plain"})
+    assert "has no chat template" in errors["model.base_model"][0]
+    make_data("pairs", completions(5))
+    assert launch(cast, job_file, model={"base_model": "plain"}, data={"dataset": "pairs"}).state == "queued"
+
+
+def test_data_that_is_not_ready_is_refused(cast: Cast, job_file: JobDocument, data: DatasetVersion) -> None:
+    DatasetVersion.objects.filter(pk=data.pk).update(state="importing")
+    assert "still being imported" in refused(cast, job_file)["data.dataset"][0]
+
+
+def test_an_adapter_is_no_base(cast: Cast, job_file: JobDocument, base: ModelVersion) -> None:
+    from registry.actions import models, versions
+
+    by = cast.actor("owner")
+    model = models.create(by.workspace, "tuned", by=by)
+    versions.register(model, artifact=base.artifact, kind="adapter", base=base, by=by)
+    assert "is an adapter" in refused(cast, job_file, model={"base_model": "tuned:1"})["model.base_model"][0]
+
+
+def test_another_workspace_s_model_and_data_do_not_exist(
+    cast: Cast, job_file: JobDocument, base: ModelVersion, data: DatasetVersion
+) -> None:
+    ids = {"model": {"base_model": str(base.pk)}, "data": {"dataset": str(data.pk)}}
+    with pytest.raises(Invalid) as caught:
+        launch(cast, job_file, who="stranger", **ids)
+    assert set(caught.value.errors) == {"model.base_model", "data.dataset"}
+    assert "tiny" not in caught.value.detail
+
+
+def test_a_viewer_may_not_and_auto_deploy_needs_an_operator(cast: Cast, job_file: JobDocument) -> None:
+    with pytest.raises(Forbidden):
+        launch(cast, job_file, who="viewer")
+    with pytest.raises(Forbidden):
+        launch(cast, job_file, deployment={"auto_deploy": True})
+    assert launch(cast, job_file, who="operator", deployment={"auto_deploy": True}).state == "queued"
+
+
+def test_a_retry_is_a_fine_tune_of_its_own(cast: Cast, job_file: JobDocument) -> None:
+    by = cast.actor("teammate")
+    job = jobs.cancel(launch(cast, job_file), by)
+    again = jobs.retry(job, by)
+    first, second = FineTune.objects.get(job=job), FineTune.objects.get(job=again)
+    assert first.config == second.config
+    assert again.subject_id == str(second.pk)
+
+
+def test_a_version_s_number_can_be_named(cast: Cast, job_file: JobDocument, make_data: MakeData) -> None:
+    older = job_file["data"]["dataset"]
+    newer = make_data("sums", conversations(4))
+    assert FineTune.objects.get(job=launch(cast, job_file)).data_version == newer
+    named = FineTune.objects.get(job=launch(cast, job_file, data={"dataset": f"{older}:1"}))
+    assert named.data_version.number == 1
