@@ -11,15 +11,12 @@ from uuid import uuid4
 
 import pytest
 
-os.environ["TUNELOOP_EXTRA_RECIPES"] = ",".join(
-    dict.fromkeys(
-        [
-            *filter(None, os.environ.get("TUNELOOP_EXTRA_RECIPES", "").split(",")),
-            "project.runner.tests.recipes",
-            "project.jobs.tests.recipes",
-        ]
-    )
-)
+from project.contracts.runs import RECIPES
+
+_PACKAGES = ("project.runner.tests.recipes", "project.jobs.tests.recipes")
+_named = [name for name in os.environ.get("TUNELOOP_EXTRA_RECIPES", "").split(",") if name]
+os.environ["TUNELOOP_EXTRA_RECIPES"] = ",".join(dict.fromkeys([*_named, *_PACKAGES]))
+RECIPES.__dict__.pop("_found", None)  # an app may have looked for recipes when Django started
 
 
 def _migrate(**environment: str) -> None:
