@@ -1,6 +1,7 @@
 """The forms of votes, tests and the playground. They shape; the actions check."""
 
 import json
+import re
 from string import ascii_lowercase
 from typing import Any
 
@@ -15,6 +16,7 @@ from project.kernel.errors import Problem
 from registry.models import Deployment, ModelVersion, Stage
 
 OFFERED = 500  # versions in a select; older ones can be used through the API
+_ANSWER_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 ROWS = 4  # variants in the form; the API takes more
 
 
@@ -162,14 +164,16 @@ class PlaygroundForm(forms.Form):
         for field in ("model", "system", "temperature", "max_tokens"):
             self.fields[field].widget.attrs["form"] = "ask"
 
-    def _turns(self, name: str) -> list[Any]:
-        text = self.cleaned_data.get(name) or "[]"
+    def _turns(self, name: str) -> list[dict[str, Any]]:
         try:
-            turns = json.loads(text)
+            turns = json.loads(self.cleaned_data.get(name) or "[]")
         except (ValueError, RecursionError):
-            raise forms.ValidationError({name: "This is not a list of turns."}) from None
-        if not isinstance(turns, list):
-            raise forms.ValidationError({name: "This is not a list of turns."})
+            turns = None
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise forms.ValidationError("What was said before is not a list of turns. Start a new conversation.")
+        for turn in turns:
+            if not _ANSWER_ID.fullmatch(str(turn.get("id", ""))):
+                turn.pop("id", None)
         return turns
 
     def clean(self) -> dict[str, Any]:
@@ -178,10 +182,11 @@ class PlaygroundForm(forms.Form):
         data["whole"] = self._turns("messages")
         return data
 
-    def conversation(self) -> list[Any]:
+    def conversation(self) -> list[dict[str, Any]]:
         """With JavaScript the page sends all turns; without, what was said before and the new one."""
         data = self.cleaned_data
         if data["whole"]:
-            return list(data["whole"])
+            return data["whole"]  # type: ignore[no-any-return]
         system = [{"role": "system", "content": data["system"]}] if data["system"].strip() else []
-        return [*system, *data["turns"], {"role": "user", "content": data["prompt"].replace("\r\n", "\n")}]
+        said = [{"role": turn.get("role"), "content": turn.get("content")} for turn in data["turns"]]
+        return [*system, *said, {"role": "user", "content": data["prompt"].replace("\r\n", "\n")}]

@@ -127,6 +127,7 @@ def start(test: ABTest, *, by: Actor) -> ABTest:
     deployed again when it was stopped meanwhile; try again in a moment).
     """
     access.require(by, "abtest.run", test)
+    test.refresh_from_db(fields=["state"])
     if test.state not in (TestState.DRAFT, TestState.PAUSED):
         raise Conflict(f"'{test}' is {test.state}; only a draft or a paused test can be started.")
     routes.require_free(test.model)

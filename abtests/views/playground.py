@@ -39,9 +39,9 @@ class Playground(WorkspacePage):
             return JsonResponse({"detail": detail}, status=problem.status if problem else 400)
         if problem is not None and form.is_bound and form.is_valid():
             form.add_error(None, problem.detail)
-        return self._page(
-            form, offered, status=problem.status if problem else 400, prompt=request.POST.get("prompt", "")
-        )
+        status = problem.status if problem else 400
+        turns = getattr(form, "cleaned_data", {}).get("turns", [])
+        return self._page(form, offered, status=status, turns=turns, prompt=request.POST.get("prompt", ""))
 
     def _question(self, form: PlaygroundForm) -> tuple[Question | None, Problem | None]:
         if not form.is_valid():
@@ -63,14 +63,10 @@ class Playground(WorkspacePage):
 
     def _answered(self, form: PlaygroundForm, offered: list[Deployment], asked: Question) -> HttpResponse:
         reply = playground.ask(asked)
-        turns = [turn for turn in asked.messages if turn["role"] != "system"]
-        known = {place: turn for place, turn in enumerate(form.cleaned_data["turns"]) if isinstance(turn, dict)}
-        shown: list[dict[str, str]] = [
-            {**turn, "id": str(known.get(place, {}).get("id") or "")} for place, turn in enumerate(turns)
-        ]
+        shown = [*form.cleaned_data["turns"], {"role": "user", "content": asked.messages[-1]["content"]}]
         if reply.error and not reply.text:  # the question stays in its box, to be sent again
             return self._page(
-                form, offered, turns=shown[:-1], failure=reply.error, prompt=turns[-1]["content"], status=502
+                form, offered, turns=shown[:-1], failure=reply.error, prompt=shown[-1]["content"], status=502
             )
         shown.append({"role": "assistant", "content": reply.text, "id": reply.id})
         return self._page(form, offered, turns=shown, failure=reply.error, length=reply.finish_reason == "length")
