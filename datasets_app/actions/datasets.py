@@ -63,7 +63,7 @@ def create(
         raise _taken(name)
     options = _options(columns, skip_bad_lines, format)
     with _received(file) as upload:
-        source = _checked_and_stored(upload, options, workspace, by)
+        source = _checked_and_stored(upload, options, workspace, by, move=not isinstance(file, Upload))
         try:
             with transaction.atomic():
                 dataset = Dataset(workspace=workspace, created_by=by.label, name=name, description=description)
@@ -90,7 +90,7 @@ def add_version(
     access.require(by, "dataset.create", dataset)
     options = _options(columns, skip_bad_lines, format)
     with _received(file) as upload:
-        source = _checked_and_stored(upload, options, dataset.workspace, by)
+        source = _checked_and_stored(upload, options, dataset.workspace, by, move=not isinstance(file, Upload))
         try:
             with transaction.atomic():
                 return _launch(dataset, source, upload, options, by=by)
@@ -131,10 +131,10 @@ def check(upload: Upload, options: Options) -> None:
         raise invalid("format", str(error)) from None
 
 
-def _checked_and_stored(upload: Upload, options: Options, workspace: Workspace, by: Actor) -> Artifact:
+def _checked_and_stored(upload: Upload, options: Options, workspace: Workspace, by: Actor, *, move: bool) -> Artifact:
     """The file in the artifact store, where a worker on any host finds it. Its row is not saved yet."""
     check(upload, options)
-    return artifacts.upload_tree(upload.folder, workspace=workspace, kind="upload", created_by=by.label)
+    return artifacts.upload_tree(upload.folder, workspace=workspace, kind="upload", created_by=by.label, move=move)
 
 
 def _launch(dataset: Dataset, source: Artifact, upload: Upload, options: Options, *, by: Actor) -> DatasetVersion:
@@ -313,24 +313,30 @@ def resolve(workspace: Workspace, reference: str, *, field: str = "data") -> Dat
 
     Raises Invalid for what is no reference, NotFound (with the nearest name) and NotReady (importing, failed, none).
     """
+    version = find_version(workspace, reference, field=field)
+    require_ready(version)
+    return version
+
+
+def find_version(workspace: Workspace, reference: str, *, field: str = "data") -> DatasetVersion:
+    """Like `resolve`, but in any state; of a name the newest ready version, else the newest."""
     wanted = parse(reference, field=field)
     if wanted.label:
         raise invalid(field, f"Data sets have no stages or aliases. Write {wanted.name} or {wanted.name}:1.")
     version = versions_with_all().filter(workspace=workspace, pk=wanted.id).first() if wanted.id else None
+    if version is not None:
+        return version
+    dataset = find_dataset(workspace, wanted)
+    versions = versions_with_all().filter(dataset=dataset).order_by("-number")
+    if wanted.number is not None:
+        version = versions.filter(number=wanted.number).first()
+        if version is None:
+            newest = f" Its newest is {dataset}:{dataset.last_number}." if dataset.last_number else ""
+            raise NotFound(f"{dataset} has no version {wanted.number}.{newest}")
+        return version
+    version = versions.filter(state=VersionState.READY).first() or versions.first()
     if version is None:
-        dataset = find_dataset(workspace, wanted)
-        versions = versions_with_all().filter(dataset=dataset)
-        if wanted.number is not None:
-            version = versions.filter(number=wanted.number).first()
-            if version is None:
-                newest = f" Its newest is {dataset}:{dataset.last_number}." if dataset.last_number else ""
-                raise NotFound(f"{dataset} has no version {wanted.number}.{newest}")
-        else:
-            version = versions.filter(state=VersionState.READY).order_by("-number").first()
-            version = version or versions.order_by("-number").first()
-            if version is None:
-                raise NotReady(f"{dataset} has no version yet. Upload a file to it.")
-    require_ready(version)
+        raise NotReady(f"{dataset} has no version yet. Upload a file to it.")
     return version
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.db import models
 from django.db.models import F, Q
+from django.urls import reverse
 
 from project.contracts.rows import RowKind
 from project.kernel.models import Artifact, WorkspaceObject
@@ -23,6 +24,9 @@ class Dataset(WorkspaceObject):
 
     def __str__(self) -> str:
         return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("dataset", args=[self.pk])
 
     def next_number(self) -> int:
         """Take the next version number. Call inside the transaction that writes the version."""
@@ -88,6 +92,9 @@ class DatasetVersion(WorkspaceObject):
 
     def __str__(self) -> str:
         return f"{self.dataset.name}:{self.number}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("dataset-version", args=[self.pk])
 
     @property
     def is_ready(self) -> bool:

@@ -1,0 +1,175 @@
+"""Shapes of data sets, versions and rows."""
+
+import json
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from datasets_app.models import Dataset, DatasetVersion
+from datasets_app.rows import StoredRow
+from datasets_app.shapes import PARTS
+from project.kernel.api.base import StrictModelSerializer, StrictSerializer
+
+
+class BriefVersionSerializer(StrictModelSerializer[DatasetVersion]):
+    """A version in lists."""
+
+    reference = serializers.CharField(source="__str__", read_only=True)
+
+    class Meta:
+        model = DatasetVersion
+        fields = ("id", "number", "reference", "state", "row_kind", "rows", "digest", "created_at", "created_by")
+        read_only_fields = fields
+
+
+class VersionSerializer(StrictModelSerializer[DatasetVersion]):
+    """A version with everything but its rows; the whole report has its own path."""
+
+    name = serializers.CharField(source="dataset.name", read_only=True)
+    reference = serializers.CharField(source="__str__", read_only=True)
+    size = serializers.IntegerField(read_only=True, help_text="bytes stored")
+    summary = serializers.JSONField(read_only=True, help_text="the report's counts; empty until it is ready")
+    job = serializers.UUIDField(source="job_id", read_only=True, allow_null=True)
+
+    class Meta:
+        model = DatasetVersion
+        fields = (
+            "id",
+            "dataset",
+            "name",
+            "number",
+            "reference",
+            "state",
+            "failure",
+            "row_kind",
+            "rows",
+            "digest",
+            "size",
+            "summary",
+            "operation",
+            "parent",
+            "source_name",
+            "source_bytes",
+            "source_sha256",
+            "format",
+            "columns",
+            "skip_bad_lines",
+            "job",
+            "created_by",
+            "created_at",
+            "finished_at",
+        )
+        read_only_fields = fields
+
+
+class DatasetSerializer(StrictModelSerializer[Dataset]):
+    """A data set with its newest ready version, and its newest of any state."""
+
+    versions = serializers.IntegerField(source="version_count", read_only=True)
+    ready = serializers.SerializerMethodField()
+    newest = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Dataset
+        fields = (
+            "id",
+            "name",
+            "description",
+            "versions",
+            "ready",
+            "newest",
+            "created_by",
+            "created_at",
+            "updated_at",
+        )
+        read_only_fields = fields
+
+    @extend_schema_field(BriefVersionSerializer(allow_null=True))
+    def get_ready(self, dataset: Any) -> Any:
+        return _brief(dataset.ready_list)
+
+    @extend_schema_field(BriefVersionSerializer(allow_null=True))
+    def get_newest(self, dataset: Any) -> Any:
+        return _brief(dataset.newest_list)
+
+
+def _brief(found: list[DatasetVersion]) -> Any:
+    return BriefVersionSerializer(found[0]).data if found else None
+
+
+class StartedImport(DatasetSerializer):
+    """What creating answers: the data set, the new version and the job that imports it."""
+
+    version = serializers.SerializerMethodField()
+    job = serializers.SerializerMethodField()
+
+    class Meta(DatasetSerializer.Meta):
+        fields = (*DatasetSerializer.Meta.fields, "version", "job")  # type: ignore[assignment]
+        read_only_fields = fields  # type: ignore[assignment]
+
+    @extend_schema_field(VersionSerializer)
+    def get_version(self, dataset: Dataset) -> Any:
+        return VersionSerializer(self.context["version"]).data
+
+    @extend_schema_field(OpenApiTypes.UUID)
+    def get_job(self, dataset: Dataset) -> str:
+        return str(self.context["version"].job_id)
+
+
+@extend_schema_field(
+    {
+        "type": "object",
+        "additionalProperties": {"type": "string"},
+        "description": f"part -> column, as JSON. Parts: {', '.join(PARTS)}.",
+        "example": {"prompt": "question", "completion": "label"},
+    }
+)
+class ColumnsField(serializers.Field[Any, Any, Any, Any]):
+    """`{"prompt": "question"}`, as JSON or, in a form, as a text that holds JSON."""
+
+    def to_internal_value(self, data: Any) -> dict[str, str]:
+        if isinstance(data, str):
+            try:
+                data = json.loads(data or "{}")
+            except (ValueError, RecursionError):
+                raise serializers.ValidationError(
+                    'This is not JSON. Write it like {"prompt": "question", "completion": "label"}.'
+                ) from None
+        if not isinstance(data, dict) or not all(isinstance(column, str) for column in data.values()):
+            raise serializers.ValidationError(
+                'Write an object of texts, like {"prompt": "question", "completion": "label"}.'
+            )
+        return data
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+class NewVersion(StrictSerializer):
+    """A file and how to read it, as multipart/form-data."""
+
+    file = serializers.FileField(required=False, allow_empty_file=True, help_text="JSON Lines, JSON or CSV, in UTF-8")
+    columns = ColumnsField(required=False)
+    skip_bad_lines = serializers.BooleanField(required=False, default=False)
+    format = serializers.CharField(required=False, default="auto", max_length=60, help_text="auto, jsonl, json, csv")
+
+
+class NewDataset(NewVersion):
+    name = serializers.CharField(max_length=100)
+    description = serializers.CharField(required=False, allow_blank=True, default="", max_length=5000)
+
+
+class EditDataset(StrictSerializer):
+    name = serializers.CharField(max_length=100, required=False)
+    description = serializers.CharField(required=False, allow_blank=True, max_length=5000)
+
+
+class RowSerializer(serializers.Serializer[StoredRow]):
+    """One row. `number` counts from 1."""
+
+    number = serializers.IntegerField()
+    row = serializers.JSONField()
+    meta = serializers.JSONField()
+    hash = serializers.CharField()

@@ -1,0 +1,8 @@
+from rest_framework.routers import SimpleRouter
+
+from datasets_app.api import views
+
+router = SimpleRouter()
+router.register("datasets", views.DatasetViewSet, basename="api-dataset")
+router.register("dataset-versions", views.DatasetVersionViewSet, basename="api-dataset-version")
+urlpatterns = router.urls

@@ -1,0 +1,79 @@
+"""The forms of data sets."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from django import forms
+from django.http import QueryDict
+
+from datasets_app.reading import FORMATS, excerpt
+from datasets_app.shapes import PARTS
+
+MAPPED_COLUMNS = 50  # columns that are offered for mapping; more is no form
+
+
+def _formats() -> list[tuple[str, str]]:
+    return [("auto", "Recognise it"), *((plugin.name, plugin.label) for plugin in FORMATS.all())]
+
+
+class UploadForm(forms.Form):
+    """A file and how to read it. `offer_columns` adds one choice per column of the file."""
+
+    file = forms.FileField(required=False, allow_empty_file=True, help_text="JSON Lines, JSON or CSV, in UTF-8.")
+    upload = forms.CharField(required=False, widget=forms.HiddenInput)
+    skip_bad_lines = forms.BooleanField(
+        required=False,
+        label="Leave bad lines out",
+        help_text="Without this, one bad line refuses the file, and you are told which.",
+    )
+    format = forms.ChoiceField(required=False, choices=_formats, help_text="The content decides, not the file's name.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.columns: list[str] = []
+        self.samples: dict[str, list[str]] = {}
+
+    def offer_columns(self, columns: Sequence[str], rows: Sequence[dict[str, Any]], suggestion: dict[str, str]) -> None:
+        """Ask what each column is. `suggestion` (part -> column) is chosen beforehand, `rows` are shown."""
+        parts = {column: part for part, column in suggestion.items()}
+        self.columns = list(columns)[:MAPPED_COLUMNS]
+        choices = [("", "Kept beside the row"), *((part, f"{part}: {what}") for part, what in PARTS.items())]
+        asked_before = "column_0" in self.data
+        data = cast(QueryDict, self.data).copy()
+        for number, column in enumerate(self.columns):
+            if not asked_before:
+                data[f"column_{number}"] = parts.get(column, "")
+            self.fields[f"column_{number}"] = forms.ChoiceField(
+                required=False, choices=choices, label=excerpt(column, 80)
+            )
+            self.samples[column] = [excerpt(str(row[column]), 80) for row in rows if column in row][:2]
+        self.data = data
+
+    def mapped(self) -> dict[str, str]:
+        """part -> column, as chosen. Adds an error when two columns are said to be the same part."""
+        columns: dict[str, str] = {}
+        for number, column in enumerate(self.columns):
+            part = self.cleaned_data.get(f"column_{number}")
+            if part in columns:
+                self.add_error(f"column_{number}", f"'{excerpt(columns[part], 60)}' is the {part} already.")
+            elif part:
+                columns[part] = column
+        return columns
+
+    def column_rows(self) -> list[tuple[forms.BoundField, list[str]]]:
+        """(field, two sample values) for each column that is asked about."""
+        return [(self[f"column_{number}"], self.samples[column]) for number, column in enumerate(self.columns)]
+
+
+class NewDatasetForm(UploadForm):
+    name = forms.CharField(
+        max_length=100, help_text="Letters, digits, '.', '_' and '-'. Jobs ask for the data by this name."
+    )
+    description = forms.CharField(required=False, max_length=5000, widget=forms.Textarea(attrs={"rows": 2}))
+
+    field_order = ("file", "upload", "name", "description", "skip_bad_lines", "format")
+
+
+class DatasetForm(forms.Form):
+    name = forms.CharField(max_length=100, help_text="Job files that use the old name no longer find it.")
+    description = forms.CharField(required=False, max_length=5000, widget=forms.Textarea(attrs={"rows": 3}))
