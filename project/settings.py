@@ -286,5 +286,10 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env.text("LOG_LEVEL", "INFO")},
-    "loggers": {"httpx": {"level": "WARNING"}, "django.channels": {"level": "WARNING"}},
+    "loggers": {
+        "httpx": {"level": "WARNING"},
+        "django.channels": {"level": "WARNING"},
+        "celery": {"level": "WARNING"},  # two sweeps every few seconds are no news
+        "kombu.connection": {"level": "ERROR"},  # warns that a folder has no host name
+    },
 }

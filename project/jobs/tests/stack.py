@@ -55,8 +55,10 @@ class Stack:
         }
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
+        return self._open([sys.executable, "-m", *arguments], environment)
+
+    def _open(self, command: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
         log = (self.data / f"process-{len(self.processes)}.log").open("ab")
-        command = [sys.executable, "-m", *arguments]
         process = subprocess.Popen(
             command, cwd=ROOT, env=self.environment(**environment), stdout=log, stderr=log, start_new_session=True
         )
@@ -70,6 +72,9 @@ class Stack:
 
     def beat(self) -> "subprocess.Popen[bytes]":
         return self.start("celery", *_APP, "beat")
+
+    def manage(self, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
+        return self._open([sys.executable, "manage.py", *arguments], environment)
 
     def ring(self, job: Job, times: int = 1) -> None:
         """Send the message that says `job` waits."""

@@ -1,199 +1,195 @@
-"""`manage.py start`: every process of one host, together. It only spawns, watches and stops them."""
+"""One command that runs the product: web, workers, beat and model serving."""
 
-import ctypes
-import fcntl
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
-from dataclasses import dataclass, field
+import urllib.error
+import urllib.request
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import Any
 
-import httpx
+import psutil
 from django.conf import settings
 from django.core.management import call_command, get_commands
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections
 
 from project.kernel.actions import people
+from project.kernel.processes import Child, Children
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_BACK_OFF = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before a process that died is started again
-_HEALTHY_AFTER = 60.0  # seconds a process must live for its back-off to be forgotten
-
-
-@dataclass
-class Part:
-    """One of the processes: how it is started, and how often it died lately."""
-
-    name: str
-    command: list[str]
-    process: "subprocess.Popen[str] | None" = None
-    started: float = 0.0
-    deaths: int = 0
-    again_at: float = 0.0
-    reader: threading.Thread | None = field(default=None, repr=False)
+READY_LIMIT = 120  # seconds
+WEB_TRIES = 3  # a web process that dies this often before it ever answered will not come up
+STATE = "start.json"
+_MANAGE = str(Path(settings.BASE_DIR) / "manage.py")
 
 
 class Command(BaseCommand):
-    help = "Migrate, then run web, workers, beat and serving together until Ctrl-C."
+    help = (
+        "Serve the site: migrates the database, makes the first account, and runs web, workers, beat and model "
+        "serving until Ctrl-C. A second Ctrl-C stops at once, without saving what runs."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-        parser.add_argument("--port", type=int, default=8000)
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+        parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+        parser.add_argument("--workers", type=int, default=1, help="web processes (default: 1)")
+        parser.add_argument("--without", default="", help="comma-separated: what runs elsewhere, of gpu,cpu,beat,serve")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        host, port = options["host"], options["port"]
-        self.stopping = threading.Event()
-        self.url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
-        lock = self.alone()
-        refuse_taken_port(host, port)
-        call_command("migrate", interactive=False, verbosity=0)
-        self.greet()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.on_signal)
-        parts = [Part(name, command) for name, command in commands(host, port).items()]
-        state = Path(settings.DATA_PATH) / "start.json"
-        try:
-            for part in parts:
-                self.launch(part)
-            state.write_text(json.dumps({"pid": os.getpid(), "url": self.url}))
-            threading.Thread(target=self.announce, daemon=True).start()
-            self.watch(parts)
-        finally:
-            self.stop(parts)
-            state.unlink(missing_ok=True)
-            lock.close()
+        self._signals = 0
+        self._width = max(len(name) for name in ("worker-gpu", "worker-cpu"))
+        self._refuse_second_start()
+        with self._listen(options["host"], options["port"]) as listener:
+            host, port = listener.getsockname()[:2]
+            shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+            self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+            call_command("migrate", verbosity=0)
+            link = self._first_account()
+            connections.close_all()
+            self.children = Children(self._say)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, self._on_signal)
+            try:
+                self._run(listener, options, link)
+            finally:
+                self._stop()
 
     # --- before
 
-    def alone(self) -> IO[str]:
-        """Two of them on one data folder would do everything twice."""
-        lock = (Path(settings.DATA_PATH) / "start.lock").open("w")
+    def _refuse_second_start(self) -> None:
+        state = read_state()
+        if state is not None:
+            raise CommandError(
+                f"Tuneloop runs on {settings.DATA_PATH} already: {state['url']} (process {state['pid']}). "
+                "Stop that one first, or set DATA_PATH to another folder."
+            )
+
+    def _listen(self, host: str, port: int) -> socket.socket:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CommandError(f"The product is running already on {settings.DATA_PATH}.") from None
-        return lock
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            return socket.create_server(address[:2], family=family, backlog=1024)
+        except OSError as error:
+            taken = error.errno in (48, 98)
+            reason = "is taken by another program" if taken else f"can't be used: {error.strerror or error}"
+            raise CommandError(f"Port {port} on {host} {reason}. Choose one with --port.") from None
 
-    def greet(self) -> None:
+    def _first_account(self) -> str:
+        """A sign-in link for a fresh installation, else ''."""
         user, workspace, created = people.ensure_operator()
-        if created:
-            link = f"{self.url}/sign-in/{people.sign_in_link(user)}/"
-            self.say(f"Made the workspace '{workspace}' and the account '{user.username}'. Sign in, once, with:")
-            self.say(f"  {link}")
-        else:
-            self.say("Sign in with your account; `manage.py sign_in_link` prints a one-time link.")
+        if not created:
+            return ""
+        self.stdout.write(f"Made the workspace '{workspace.name}' and its operator '{user.username}'.")
+        return f"{self.url}/sign-in/{people.sign_in_link(user)}/"
 
-    def announce(self) -> None:
-        while not self.stopping.is_set():
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False).status_code == 200:
-                    self.say(f"Ready at {self.url}")
-                    return
-            except httpx.HTTPError:
-                pass
-            self.stopping.wait(0.3)
+    # --- running
 
-    # --- while it runs
+    def _run(self, listener: socket.socket, options: dict[str, Any], link: str) -> None:
+        for child in self._plan(listener, options):
+            self.children.start(child)
+        self._write_state(ready=False)
+        if not self._wait_until_ready():
+            return
+        self._write_state(ready=True)
+        self.stdout.write(f"Tuneloop is ready at {self.url}")
+        if link:
+            self.stdout.write(f"Sign in with this link, once, within 30 minutes:\n  {link}")
+            self.stdout.write("`manage.py sign_in_link` makes another one. Ctrl-C stops everything.")
+        self.stdout.flush()
+        while not self._signals:
+            if self.children.look():
+                self._write_state(ready=True)
+            time.sleep(0.2)
 
-    def launch(self, part: Part) -> None:
-        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    def _plan(self, listener: socket.socket, options: dict[str, Any]) -> list[Child]:
+        without = {name.strip() for name in options["without"].split(",") if name.strip()}
+        if unknown := without - {"gpu", "cpu", "beat", "serve"}:
+            raise CommandError(f"--without knows gpu, cpu, beat and serve, not {', '.join(sorted(unknown))}.")
+        python, celery = sys.executable, [sys.executable, "-m", "celery", "-A", "project.celery", "-q"]
+        web = [python, "-m", "uvicorn", "project.asgi:application", "--fd", str(listener.fileno())]
+        web += ["--no-access-log", "--log-level", "warning", "--timeout-graceful-shutdown", "5", "--lifespan", "on"]
+        web += ["--workers", str(options["workers"])] if options["workers"] > 1 else []
+        save = settings.JOB_STOP_TIMEOUT + 40  # running jobs save and go back to the queue
+        plan = [Child("web", web, patience=15, pass_fds=(listener.fileno(),))]
+        for queue in ("gpu", "cpu"):
+            if queue not in without:
+                worker = [*celery, "worker", "-P", "solo", "-Q", queue, "-n", f"{queue}@%h", "--without-mingle"]
+                plan.append(Child(f"worker-{queue}", [*worker, "--without-gossip"], patience=save))
+        if "beat" not in without:
+            plan.append(Child("beat", [*celery, "beat"]))
+        if "serve" not in without and "serve" in get_commands():
+            plan.append(Child("serve", [python, _MANAGE, "serve"], patience=45))
+        os.environ["PYTHONUNBUFFERED"] = "1"
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:You're running the worker with superuser privileges")
+        return plan
 
-        def die_with_parent() -> None:
-            if libc is not None:
-                libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    def _wait_until_ready(self) -> bool:
+        """False when somebody wants to stop already."""
+        web = self.children.all[0]
+        deadline = time.monotonic() + READY_LIMIT
+        while not self._signals:
+            self.children.look()
+            if web.restarts >= WEB_TRIES:
+                last = "\n  ".join(web.words)
+                raise CommandError(f"The web process does not start. Its last words:\n  {last}")
+            if _answers(f"{self.url}/healthz"):
+                return True
+            if time.monotonic() > deadline:
+                raise CommandError(f"The web process did not answer within {READY_LIMIT} s.")
+            time.sleep(0.1)
+        return False
 
-        part.process = subprocess.Popen(
-            part.command,
-            cwd=settings.BASE_DIR,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # a Ctrl-C reaches us only; we stop the others in order
-            preexec_fn=die_with_parent,
-        )
-        part.started = time.monotonic()
-        part.reader = threading.Thread(target=self.relay, args=(part.name, part.process.stdout), daemon=True)
-        part.reader.start()
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._signals += 1
 
-    def relay(self, name: str, lines: IO[str]) -> None:
-        for line in lines:
-            self.say(f"{name:<6} | {line.rstrip()}")
-
-    def watch(self, parts: list[Part]) -> None:
-        """Start again what dies, slower each time."""
-        while not self.stopping.wait(0.2):
-            now = time.monotonic()
-            for part in parts:
-                if part.process is not None and part.process.poll() is not None:
-                    if now - part.started > _HEALTHY_AFTER:
-                        part.deaths = 0
-                    wait = _BACK_OFF[min(part.deaths, len(_BACK_OFF) - 1)]
-                    self.say(f"{part.name} ended with {part.process.returncode}; it starts again in {wait:.0f} s")
-                    part.deaths += 1
-                    part.again_at = now + wait
-                    part.process = None
-                elif part.process is None and now >= part.again_at:
-                    self.launch(part)
-
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.stopping.set()
-
-    # --- after
-
-    def stop(self, parts: list[Part]) -> None:
-        """Ask all to stop, web last so that pages can say what happens; kill what does not listen."""
-        self.stopping.set()
-        for part in reversed(parts):
-            if part.process is not None and part.process.poll() is None:
-                part.process.terminate()
-        deadline = time.monotonic() + settings.JOB_STOP_TIMEOUT + 40
-        for part in reversed(parts):
-            if part.process is None:
-                continue
-            try:
-                part.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self.say(f"{part.name} did not stop in time; killed")
-                os.killpg(part.process.pid, signal.SIGKILL)
-                part.process.wait()
-            if part.reader is not None:
-                part.reader.join(2)
-        self.say("Stopped.")
-
-    def say(self, line: str) -> None:
-        self.stdout.write(line)
+    def _say(self, name: str, line: str) -> None:
+        self.stdout.write(f"{name:<{self._width}} | {line}")
         self.stdout.flush()
 
+    # --- the end
 
-def commands(host: str, port: int) -> dict[str, list[str]]:
-    """The processes of one host. At scale, run these same commands under your own process manager."""
-    celery = [sys.executable, "-m", "celery", "-A", "project.celery", "--quiet"]
-    worker = [*celery, "worker", "--pool", "solo", "--loglevel", "info", "--without-mingle", "--without-gossip"]
-    web = [sys.executable, "-m", "uvicorn", "project.asgi:application", "--host", host, "--port", str(port)]
-    parts = {
-        "web": [*web, "--no-access-log", "--timeout-graceful-shutdown", "5"],
-        "gpu": [*worker, "--queues", "gpu", "--hostname", "gpu@%h"],
-        "cpu": [*worker, "--queues", "cpu", "--hostname", "cpu@%h"],
-        "beat": [*celery, "beat", "--loglevel", "warning"],
-    }
-    if "serve" in get_commands():
-        parts["serve"] = [sys.executable, "manage.py", "serve"]
-    return parts
+    def _stop(self) -> None:
+        if any(child.pid for child in self.children.all):
+            self.stdout.write("Stopping. What runs is saved and goes on at the next start; Ctrl-C again stops at once.")
+            self.stdout.flush()
+        before = self._signals
+        killed = self.children.stop(hurry=lambda: self._signals > max(before, 1))
+        if any(name.startswith("worker") for name in killed) and "recover_jobs" in get_commands():
+            call_command("recover_jobs")  # their engines are in process groups of their own
+        (Path(settings.DATA_PATH) / STATE).unlink(missing_ok=True)
+        self.stdout.write(f"Stopped{f' (killed: {chr(44).join(killed)})' if killed else ''}.")
+
+    def _write_state(self, *, ready: bool) -> None:
+        me = psutil.Process()
+        state = {
+            "pid": me.pid,
+            "created": me.create_time(),
+            "url": self.url,
+            "ready": ready,
+            "children": {child.name: child.pid for child in self.children.all},
+        }
+        path = Path(settings.DATA_PATH) / STATE
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(state, indent=2))
+        partial.rename(path)
 
 
-def refuse_taken_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CommandError(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.") from None
+def read_state() -> dict[str, Any] | None:
+    """What the running `start` on this data folder wrote about itself; None when there is none."""
+    try:
+        state: dict[str, Any] = json.loads((Path(settings.DATA_PATH) / STATE).read_text())
+        alive = abs(psutil.Process(state["pid"]).create_time() - state["created"]) < 0.05
+    except (OSError, ValueError, KeyError, psutil.Error):
+        return None
+    return state if alive else None
+
+
+def _answers(url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
