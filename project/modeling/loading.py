@@ -82,11 +82,12 @@ def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
 
 
 def load_base(
-    base: Path, *, device: str = "cpu", dtype: Dtype = "float32", attention: str = "sdpa"
+    base: Path, *, device: str = "cpu", dtype: Dtype = "float32", attention: str | None = None
 ) -> "PreTrainedModel":
     """A causal language model in evaluation mode on `device`, in `dtype` whatever it was saved in. Raises UserError.
 
-    `attention` is the name of an attention implementation of transformers, built in or registered.
+    `attention` is the name of an attention implementation of transformers, built in or registered; None takes the best
+    that the architecture has.
     """
     import torch
     from transformers import AutoModelForCausalLM

@@ -20,7 +20,7 @@ CONTEXT = 512
 _SPECIAL = {
     "bos_token": "<|im_start|>",
     "eos_token": "<|im_end|>",
-    "pad_token": "<|im_end|>",
+    "pad_token": "<|endoftext|>",  # not the end token: padding has no embedding, an adapter could not learn to say it
     "unk_token": "<|endoftext|>",
 }
 

@@ -1,0 +1,134 @@
+"""From a flattened batch to its loss, by the fastest road that gives this model's own numbers.
+
+Three things are quicker than what a model does by itself: rows laid end to end instead of padded, attention within each
+row, and an output layer applied to learned positions only. Whether an architecture stands each of them is not believed
+but measured on two rows of the data before training: `Forward.choose` takes a road only if it gives the numbers of the
+model's ordinary forward on each row alone. The last road, one row at a time, is right for every architecture.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.nn.functional import cross_entropy
+
+from training.engine.components import attention
+from training.engine.components.loss import summed_nll
+from training.engine.components.rows import row_slices
+
+PROBE = 32  # tokens of each row that the roads are compared on
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}  # mean difference of logits, in their standard deviations
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How to run a causal language model over a flattened batch (`rows.collate`)."""
+
+    row_attention: bool = True
+    flattened: bool = True
+    own_head: bool = True
+    autocast: torch.dtype | None = None
+    native: str = "sdpa"  # the attention the model was loaded with
+
+    @classmethod
+    def choose(cls, model: Any, rows: Sequence[list[int]], *, autocast: torch.dtype | None = None) -> "Forward":
+        """The fastest road that agrees with the model on `rows` (at least one). Sets the model's attention for it."""
+        probes = [list(row[:PROBE]) for row in rows[:2]]
+        native = _base(model).config._attn_implementation
+        roads = [
+            cls(row_attention=ours, flattened=flattened, own_head=head, autocast=autocast, native=native)
+            for ours, flattened in ((True, True), (False, True), (False, False))
+            for head in (True, False)
+        ]
+        with torch.no_grad(), _evaluating(model):
+            expected = [roads[-1]._plain_logits(model, probe) for probe in probes]
+            for road in roads:
+                if road._agrees(model, probes, expected):
+                    return road
+        roads[-1].prepare(model)
+        return roads[-1]
+
+    def prepare(self, model: Any) -> None:
+        """Give the model the attention of this road."""
+        _base(model).set_attn_implementation(attention.NAME if self.row_attention else self.native)
+
+    def summed_loss(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+        """Sum of the negative log-likelihoods of the batch's learned tokens (nats, float32)."""
+        if not self.flattened and len(batch["row_lengths"]) > 1:
+            return torch.stack([self.summed_loss(model, row) for row in row_slices(batch)]).sum()
+        with self._autocast(model):
+            if not self.own_head:
+                logits = self._kept_logits(model, batch)
+                return cross_entropy(logits.float(), batch["targets"], reduction="sum")
+            hidden, head = self._hidden(model, batch), _base(model).get_output_embeddings()
+        if self.autocast is not None:
+            hidden = hidden.to(self.autocast)
+        return summed_nll(hidden, head.weight, getattr(head, "bias", None), batch["targets"])
+
+    def describe(self) -> str:
+        rows = "flattened rows" if self.flattened else "one row at a time"
+        where = "within each row" if self.row_attention else "by the model's own mask"
+        head = "learned positions only" if self.own_head else "the model's own output layer"
+        return f"{rows}, attention {where}, {head}"
+
+    def _hidden(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+        return _base(model).base_model(**self._inputs(batch)).last_hidden_state[0, batch["predict"]]
+
+    def _kept_logits(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+        return _base(model)(**self._inputs(batch), logits_to_keep=batch["predict"]).logits[0]
+
+    def _plain_logits(self, model: Any, ids: list[int]) -> torch.Tensor:
+        with self._autocast(model):
+            return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float()
+
+    def _inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+        return {**inputs, "row_lengths": batch["row_lengths"]} if self.row_attention else inputs
+
+    def _autocast(self, model: Any) -> Any:
+        return torch.autocast(model.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+    def _agrees(self, model: Any, probes: list[list[int]], expected: list[torch.Tensor]) -> bool:
+        try:
+            self.prepare(model)
+            found = self._all_logits(model, probes)
+        except (NotImplementedError, TypeError, AttributeError, ValueError):
+            return False  # the model has no such argument or part, so this is not its road
+        wanted = torch.cat(expected)
+        limit = TOLERANCE[self.autocast or (torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float32)]
+        return bool((found - wanted).abs().mean() <= limit * wanted.std())
+
+    def _all_logits(self, model: Any, probes: list[list[int]]) -> torch.Tensor:
+        """The logits of every position of the probes, computed by this road."""
+        lengths = [len(probe) for probe in probes]
+        batch: dict[str, Any] = {
+            "input_ids": torch.tensor([[token for probe in probes for token in probe]]),
+            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+            "predict": torch.arange(sum(lengths)),
+            "targets": torch.zeros(sum(lengths), dtype=torch.long),
+        }
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()} | {"row_lengths": lengths}
+        parts = [batch] if self.flattened else list(row_slices(batch))
+        with self._autocast(model):
+            if not self.own_head:
+                return torch.cat([self._kept_logits(model, part) for part in parts]).float()
+            head = _base(model).get_output_embeddings()
+            return torch.cat([head(self._hidden(model, part)) for part in parts]).float()
+
+
+def _base(model: Any) -> Any:
+    """The causal language model itself. Adapters that PEFT put into its layers stay in it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)

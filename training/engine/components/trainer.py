@@ -1,0 +1,285 @@
+"""TRL's SFTTrainer over token ids, with this engine's loss, validation, checkpoints, events and manners."""
+
+import math
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from project.contracts.runs import RunContext, UserError
+from project.modeling import checkpoints
+from training.engine.components.forward import Forward
+from training.engine.components.ledger import Ledger
+from training.engine.components.rows import collate
+from training.engine.components.saving import all_finite, link_tree, load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When a run does what, all in optimiser steps. `evaluate_every` and `checkpoint_every` None means each epoch."""
+
+    total_steps: int
+    steps_per_epoch: int
+    evaluate_every: int | None
+    checkpoint_every: int | None
+    logging_steps: int
+    patience: int | None
+    keep_best: bool
+    keep_checkpoints: int
+    data_digest: str
+    config_digest: str
+    versions: dict[str, str]
+
+    def is_due(self, every: int | None, step: int) -> bool:
+        return step == self.total_steps or step % (every or self.steps_per_epoch) == 0
+
+
+class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
+    """Trains on groups of rows (`rows.group`), says what happens through `ctx`, and can be stopped and resumed exactly.
+
+    `train` returns after the last step, after an early stop, or after the step in which a stop was requested, with a
+    checkpoint in the last case. It raises UserError if the loss or a weight stops being a number.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        arguments: SFTConfig,
+        *,
+        train: list[dict[str, list[int]]],
+        validation: list[dict[str, list[int]]],
+        forward: Forward,
+        plan: Plan,
+        ctx: RunContext,
+    ) -> None:
+        self.plan, self.ledger = plan, Ledger()
+        self._forward, self._ctx = forward, ctx
+        self._validation = validation
+        self._seen = (0, time.monotonic())  # tokens and time since the last line of metrics
+        self._last_metrics: dict[str, float] = {}
+        super().__init__(
+            model,
+            arguments,
+            data_collator=collate,
+            train_dataset=Dataset.from_list(train),
+            processing_class=tokenizer,
+            callbacks=[_Flow(self)],
+        )
+        for noisy in (ProgressCallback, PrinterCallback):
+            self.remove_callback(noisy)
+        # compute_loss divides by the learned tokens of the whole optimiser step, over all its micro-batches.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+
+    @property
+    def best_weights(self) -> Path:
+        return self._ctx.folder / "tmp" / "best"
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, from the step alone: the same after a resumption."""
+        return round(int(self.state.global_step) / self.plan.steps_per_epoch, 4)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether training ended because of a stop request, before its time."""
+        return self.state.global_step < self.plan.total_steps and not self.ledger.stopped_early
+
+    def fit(self) -> None:
+        """Train from the start, or from `ctx.spec.resume_from`. Raises UserError for a checkpoint that does not fit."""
+        shutil.rmtree(self.best_weights, ignore_errors=True)
+        if self._ctx.spec.resume_from is None:
+            self.train()
+            return
+        checkpoint = Path(self._ctx.spec.resume_from)
+        step = self._verified(checkpoint)
+        self.ledger = Ledger.load(checkpoint)
+        if (checkpoint / "best").is_dir():
+            shutil.copytree(checkpoint / "best", self.best_weights)
+        self._ctx.log(f"Resuming after step {step}.")
+        if step < self.plan.total_steps and not self.ledger.stopped_early:
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:  # only the end was missing
+            self._load_from_checkpoint(str(checkpoint))
+            self.state.global_step = step
+
+    def save_result(self, folder: Path) -> None:
+        """Write the weights that the run is for: the last, or the best if those are kept."""
+        if not all_finite(self.model):
+            raise _not_a_number(self.state.global_step, self.args.learning_rate)
+        if self.plan.keep_best and self.best_weights.is_dir():
+            shutil.copytree(self.best_weights, folder, dirs_exist_ok=True)
+        else:
+            save_weights(self.model, folder)
+
+    def _verified(self, checkpoint: Path) -> int:
+        manifest, found = checkpoints.read(checkpoint), checkpoints.problems(checkpoint)
+        if manifest is None or found:
+            raise UserError(f"The checkpoint can't be used: {'; '.join(found)}.", hint="Resume from an earlier one.")
+        for what, mine, theirs in (
+            ("data", self.plan.data_digest, manifest.data_digest),
+            ("settings", self.plan.config_digest, manifest.config_digest),
+        ):
+            if mine != theirs:
+                raise UserError(
+                    f"The checkpoint belongs to a run with other {what}, so the run can't be resumed from it.",
+                    hint="Start a new run, or give it the data and settings of the old one.",
+                )
+        return manifest.step
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        tokens, learned = inputs["input_ids"].shape[1], len(inputs["targets"])
+        self.ledger.tokens += tokens
+        self.ledger.learned += learned
+        self._seen = (self._seen[0] + tokens, self._seen[1])
+        return self._forward.summed_loss(model, inputs) / max(num_items_in_batch or learned, 1)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> int:
+        return sum(len(batch["targets"]) for batch in batch_samples)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Report one line of training metrics. The loss is the mean since the last line."""
+        self.control.should_log = False
+        if "loss" not in logs:  # the trainer's own summary at the end, which knows nothing of earlier attempts
+            return
+        step, ledger = self.state.global_step, self.ledger
+        if not (math.isfinite(logs["loss"]) and math.isfinite(logs.get("grad_norm", 0.0))):
+            raise _not_a_number(step, self.args.learning_rate)
+        tokens, since = self._seen
+        seconds = time.monotonic() - since
+        steps = step % self.plan.logging_steps or self.plan.logging_steps
+        ledger.seconds += seconds
+        ledger.loss_sum += logs["loss"] * steps
+        ledger.loss_steps += steps
+        self._last_metrics = {
+            **{name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs},
+            "epoch": self.epoch,
+            "tokens_per_second": tokens / max(seconds, 1e-9),
+        }
+        self._ctx.metrics(step, **self._last_metrics)
+        self._restart_clock()
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean loss per learned token of the validation rows. A stop request leaves it for the resumed run."""
+        step, size = self.state.global_step, self.args.per_device_train_batch_size
+        total, learned = 0.0, 0
+        self._ctx.progress(step, self.plan.total_steps, phase="validate", epoch=self.epoch)
+        self.control.should_evaluate = False
+        self.model.eval()
+        self.ledger.evaluation_due = True
+        with torch.no_grad():
+            for start in range(0, len(self._validation), size):
+                if self._ctx.stop_requested:
+                    self.stop()
+                    return {}
+                batch = self._prepare_inputs(collate(self._validation[start : start + size]))
+                total += float(self._forward.summed_loss(self.model, batch))
+                learned += len(batch["targets"])
+        self.model.train()
+        self.ledger.evaluation_due = False
+        self._judge(step, total / max(learned, 1))
+        self._restart_clock()
+        return {"eval_loss": total / max(learned, 1)}
+
+    def stop(self) -> None:
+        """End training after this step, with a checkpoint."""
+        self.control.should_save = True
+        self.control.should_training_stop = True
+
+    def _judge(self, step: int, eval_loss: float) -> None:
+        plan, ledger = self.plan, self.ledger
+        if not math.isfinite(eval_loss):
+            raise _not_a_number(step, self.args.learning_rate)
+        self._ctx.metrics(step, eval_loss=eval_loss, epoch=self.epoch)
+        self._last_metrics["eval_loss"] = eval_loss
+        if ledger.judge(step, eval_loss) and plan.keep_best:
+            shutil.rmtree(self.best_weights, ignore_errors=True)
+            save_weights(self.model, self.best_weights)
+        if plan.patience is not None and ledger.evaluations_without_gain >= plan.patience:
+            ledger.stopped_early = True
+            self.control.should_training_stop = True
+            self._ctx.log(
+                f"Stopped early at step {step}: the validation loss has not improved in {plan.patience} evaluations "
+                f"(best {ledger.best_loss:.4f} at step {ledger.best_step})."
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        save_weights(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(self.model, Path(resume_from_checkpoint))  # not PEFT's way, which takes `best` for another adapter
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Build a checkpoint beside the others, then commit it. One with broken weights is never committed."""
+        step, plan = self.state.global_step, self.plan
+        if not all_finite(self.model):
+            raise _not_a_number(step, self.args.learning_rate)
+        Trainer._save_checkpoint(self, model, trial)  # not TRL's, which adds a model card
+        built = Path(self.args.output_dir) / f"checkpoint-{step}"
+        self.ledger.save(built)
+        if self.best_weights.is_dir():
+            link_tree(self.best_weights, built / "best")
+        path = checkpoints.commit(
+            built,
+            self._ctx.checkpoints,
+            step=step,
+            data_digest=plan.data_digest,
+            config_digest=plan.config_digest,
+            versions=plan.versions,
+            metrics=self._last_metrics,
+        )
+        self._ctx.checkpoint(step, path, self._last_metrics)
+        checkpoints.prune(self._ctx.checkpoints, keep=plan.keep_checkpoints)
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        self._seen = (0, time.monotonic())
+
+
+class _Flow(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Decides after every step what follows. The trainer's own strategies, which act at interruptions too, are off."""
+
+    def __init__(self, trainer: SupervisedTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._trainer.ledger.evaluation_due:
+            self._trainer.evaluate()
+        self._trainer._restart_clock()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        trainer, plan, step = self._trainer, self._trainer.plan, state.global_step
+        trainer._ctx.progress(step, plan.total_steps, phase="train", epoch=trainer.epoch)
+        control.should_evaluate = bool(trainer._validation) and plan.is_due(plan.evaluate_every, step)
+        control.should_save = plan.is_due(plan.checkpoint_every, step)
+        if trainer._ctx.stop_requested and step < plan.total_steps:
+            trainer.stop()
+        # A loss that is no longer a number is found when it is logged, and that must be before a checkpoint.
+        control.should_log = step % plan.logging_steps == 0 or control.should_save or control.should_evaluate
+
+
+def _not_a_number(step: int, learning_rate: float) -> UserError:
+    return UserError(
+        f"The training broke down at step {step}: the loss or a weight is no longer a number.",
+        hint=f"Lower the learning rate (now {learning_rate:g}), add warm-up or clip gradients (max_grad_norm). "
+        "The last checkpoint is from before it happened.",
+        field="learning_rate",
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide what a run computes."""
+    from importlib.metadata import version
+
+    names: Iterable[str] = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
+    return {name: version(name) for name in names}
