@@ -17,7 +17,7 @@ def deploy(version: ModelVersion, *, by: Actor, target: str = "local") -> Deploy
     The first deployment of a version in production makes the model's route. Raises Conflict for an archived version.
     """
     access.require(by, "deployment.create", version)
-    RegisteredModel.objects.select_for_update().get(pk=version.model_id)
+    RegisteredModel.locked(version.model_id)
     version.refresh_from_db(fields=["stage"])
     if version.stage == Stage.ARCHIVED:
         raise Conflict(f"{version} is archived. Submit it to staging first.")
@@ -39,6 +39,7 @@ def deploy(version: ModelVersion, *, by: Actor, target: str = "local") -> Deploy
 def stop(deployment: Deployment, *, by: Actor) -> Deployment:
     """Stop answering with this version. Stopping twice changes nothing. Raises Conflict while an A/B test needs it."""
     access.require(by, "deployment.stop", deployment)
+    RegisteredModel.locked(deployment.version.model_id)
     routes.drop_arm(deployment)
     drain = timezone.now() + Deployment.DRAIN
     if Deployment.objects.filter(pk=deployment.pk, wanted=True).update(wanted=False, drain_until=drain):

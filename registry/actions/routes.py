@@ -41,7 +41,8 @@ def set_arms(route: Route, arms: Sequence[Arm], *, owner: str, by: Actor) -> Rou
     Raises Conflict when somebody else holds the route, Invalid for arms that make no sense.
     """
     access.require(by, "route.edit", route)
-    route = Route.objects.select_for_update().select_related("model").get(pk=route.pk)
+    RegisteredModel.locked(route.model_id)
+    route = Route.objects.select_related("model").get(pk=route.pk)
     if route.owner and route.owner != owner:
         raise Conflict(f"{_holder(route.owner)} decides who answers for {route.model} at the moment. Stop it first.")
     _check(route, arms)
@@ -55,6 +56,7 @@ def set_arms(route: Route, arms: Sequence[Arm], *, owner: str, by: Actor) -> Rou
 def release(route: Route, *, owner: str, by: Actor) -> Route:
     """Give the route back: from now on it follows production again. Does nothing unless `owner` holds it."""
     access.require(by, "route.edit", route)
+    RegisteredModel.locked(route.model_id)
     if Route.objects.filter(pk=route.pk, owner=owner).update(owner="", revision=F("revision") + 1):
         audit.record("route.released", route, by=by, owner=owner)
     route.refresh_from_db()
@@ -69,12 +71,12 @@ def follow_production(model: RegisteredModel, *, by: Actor) -> Route | None:
     Makes the route on the first call. Returns it, or None when there is nothing to route to. What answered before is
     let go. Does nothing while a roll-out or an A/B test holds the route.
     """
+    model = RegisteredModel.locked(model.pk)
     production = model.in_production()
     wanted = Deployment.objects.filter(version=production, wanted=True).first() if production else None
     if wanted is None:
         return Route.objects.filter(model=model).first()
     route, _ = Route.objects.get_or_create(model=model, defaults={"workspace": model.workspace, "created_by": by.label})
-    route = Route.objects.select_for_update().get(pk=route.pk)
     arms = list(route.arms.select_related("deployment"))
     if route.owner or [arm.deployment_id for arm in arms] == [wanted.pk]:
         return route

@@ -41,7 +41,7 @@ def register(
     """
     access.require(by, "version.register", model)
     _check_base(kind, base, model)
-    RegisteredModel.objects.select_for_update().get(pk=model.pk)
+    RegisteredModel.locked(model.pk)
     if job_id and (known := ModelVersion.objects.filter(model=model, job_id=job_id).first()):
         return known
     number = model.next_number()
@@ -121,7 +121,7 @@ def promote(version: ModelVersion, *, by: Actor, comment: str = "") -> ModelVers
     Conflict for a version that is there already or archived, and while an A/B test holds the route.
     """
     access.require(by, "version.promote", version)
-    model = RegisteredModel.objects.select_for_update().get(pk=version.model_id)
+    model = RegisteredModel.locked(version.model_id)
     version.refresh_from_db(fields=["stage"])
     if version.stage == Stage.PRODUCTION:
         raise Conflict(f"{version} is in production already.")
@@ -189,7 +189,7 @@ def forget(version: ModelVersion, *, by: Actor) -> None:
 def _step(
     version: ModelVersion, to: Stage, start: tuple[Stage, ...], action: str, *, by: Actor, comment: str
 ) -> ModelVersion:
-    RegisteredModel.objects.select_for_update().get(pk=version.model_id)  # stages of one model change one by one
+    RegisteredModel.locked(version.model_id)  # stages of one model change one by one
     version.refresh_from_db(fields=["stage"])
     left = version.move(to, start=start)
     stages.record(version, action, left=left, by=by, comment=comment)

@@ -1,6 +1,7 @@
 """Models, their versions, the stages these went through, and how well they did."""
 
 from collections.abc import Collection
+from uuid import UUID
 
 from django.db import models
 from django.db.models import F, Q
@@ -29,6 +30,14 @@ class RegisteredModel(WorkspaceObject):
 
     def get_absolute_url(self) -> str:
         return reverse("model", args=[self.pk])
+
+    @classmethod
+    def locked(cls, key: UUID) -> "RegisteredModel":
+        """The model, with its row held until the transaction ends.
+
+        Stages, deployments and routes of one model change one after the other: whoever changes one takes this first.
+        """
+        return cls.objects.select_for_update(no_key=True).get(pk=key)
 
     def next_number(self) -> int:
         """Take the next version number. Call inside the transaction that writes the version."""

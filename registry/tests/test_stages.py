@@ -1,15 +1,16 @@
 """Stages: gates decide, one version is in production, and the record says who did what when."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from project.kernel.errors import Conflict, Forbidden, NotFound, NotReady
 from project.kernel.models import AuditEntry
 from project.testing import Cast
-from registry.actions import stages, versions
+from registry.actions import deployments, stages, versions
 from registry.models import ModelVersion, Stage, StageChange
 from registry.tests.conftest import MakeVersion, score
 
@@ -170,3 +171,26 @@ def test_scores_and_registration_are_idempotent_per_job(cast: Cast, make_version
     assert version.scores.count() == 1
     score(version, cast.actor("owner"), f1=0.6)
     assert [s.value for s in scores.newest([version])[version.pk]] == [0.6]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_people_promote_at_the_same_moment(cast: Cast, make_version: MakeVersion) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("the test database lies in memory: one connection at a time")
+    candidates = [make_version(scored={"f1": 0.9}) for _ in range(4)]
+    by = cast.actor("owner")
+    deployments.deploy(candidates[0], by=by)
+
+    def promote(version: ModelVersion) -> None:
+        try:
+            versions.promote(version, by=by)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(promote, candidates))
+    model = candidates[0].model
+    in_production = ModelVersion.objects.get(model=model, stage=Stage.PRODUCTION)
+    assert stages.at(model, timezone.now()).version == in_production
+    actions = list(StageChange.objects.filter(model=model).values_list("action", flat=True))
+    assert (actions.count("promoted"), actions.count("replaced")) == (4, 3)
