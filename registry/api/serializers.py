@@ -9,7 +9,7 @@ from registry import sources
 from registry.models import Deployment, Engine, ModelVersion, RegisteredModel, Route, Score, StageChange
 
 
-class VersionBrief(StrictModelSerializer[ModelVersion]):
+class ModelVersionBrief(StrictModelSerializer[ModelVersion]):
     """A version in a few words."""
 
     reference = serializers.CharField(read_only=True)
@@ -101,13 +101,13 @@ class DeploymentHealth(serializers.Serializer[Deployment]):
     engine = EngineSerializer(allow_null=True)
 
 
-class VersionSerializer(StrictModelSerializer[ModelVersion]):
+class ModelVersionSerializer(StrictModelSerializer[ModelVersion]):
     """A version. `facts` are read from its weights, `size` is in bytes, `digest` names the whole content."""
 
     model = serializers.UUIDField(source="model_id", read_only=True)
     model_name = serializers.CharField(source="model.name", read_only=True)
     reference = serializers.CharField(read_only=True)
-    base = VersionBrief(read_only=True, allow_null=True)
+    base = ModelVersionBrief(read_only=True, allow_null=True)
     size = serializers.IntegerField(source="artifact.size", read_only=True)
     digest = serializers.CharField(source="artifact.digest", read_only=True)
     job = serializers.UUIDField(source="job_id", read_only=True, allow_null=True)
@@ -140,15 +140,15 @@ class VersionSerializer(StrictModelSerializer[ModelVersion]):
         read_only_fields = tuple(name for name in fields if name != "notes")
 
 
-class VersionDetail(VersionSerializer):
+class ModelVersionDetail(ModelVersionSerializer):
     """A version with its files, newest scores and deployment."""
 
     files = serializers.JSONField(source="artifact.manifest", read_only=True, help_text="[{path, size, sha256}]")
     scores = serializers.SerializerMethodField()
     deployment = serializers.SerializerMethodField()
 
-    class Meta(VersionSerializer.Meta):
-        fields = (*VersionSerializer.Meta.fields, "files", "scores", "deployment")
+    class Meta(ModelVersionSerializer.Meta):
+        fields = (*ModelVersionSerializer.Meta.fields, "files", "scores", "deployment")
 
     def get_scores(self, version: ModelVersion) -> list[dict[str, Any]]:
         from registry.actions import scores
@@ -192,7 +192,7 @@ class ModelSerializer(StrictModelSerializer[RegisteredModel]):
 
 def _brief(model: RegisteredModel, prefetched: str) -> dict[str, Any] | None:
     versions: list[ModelVersion] = getattr(model, prefetched)
-    return VersionBrief(versions[0]).data if versions else None
+    return ModelVersionBrief(versions[0]).data if versions else None
 
 
 class NewModel(StrictSerializer):
@@ -225,15 +225,15 @@ class ImportStarted(serializers.Serializer[Any]):
     name = serializers.CharField()
 
 
-class Notes(StrictSerializer):
+class VersionNotes(StrictSerializer):
     notes = serializers.CharField(allow_blank=True)
 
 
-class Comment(StrictSerializer):
+class StepComment(StrictSerializer):
     comment = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
 
 
-class Nothing(StrictSerializer):
+class NoFields(StrictSerializer):
     """A body without fields."""
 
 
@@ -244,7 +244,7 @@ class StageChangeSerializer(StrictModelSerializer[StageChange]):
         read_only_fields = fields
 
 
-class AtSerializer(serializers.Serializer[Any]):
+class InProductionSerializer(serializers.Serializer[Any]):
     """What was in production at `time`. `version` is null when nothing was, or when it has been deleted since."""
 
     time = serializers.DateTimeField()
@@ -253,7 +253,7 @@ class AtSerializer(serializers.Serializer[Any]):
     )
     since = serializers.DateTimeField(source="change.at", default=None, allow_null=True)
     by = serializers.CharField(source="change.actor_label", default=None, allow_null=True)
-    version = VersionBrief(allow_null=True)
+    version = ModelVersionBrief(allow_null=True)
 
 
 class RelativeSerializer(serializers.Serializer[Any]):
@@ -271,14 +271,14 @@ class LineageSerializer(serializers.Serializer[Any]):
     led_to = RelativeSerializer(many=True)
 
 
-class ArmSerializer(serializers.Serializer[Any]):
+class RouteArmSerializer(serializers.Serializer[Any]):
     key = serializers.CharField()
     weight = serializers.IntegerField()
     deployment = DeploymentSerializer()
 
 
 class RouteSerializer(StrictModelSerializer[Route]):
-    arms = ArmSerializer(many=True, read_only=True)
+    arms = RouteArmSerializer(many=True, read_only=True)
 
     class Meta:
         model = Route
@@ -286,7 +286,7 @@ class RouteSerializer(StrictModelSerializer[Route]):
         read_only_fields = fields
 
 
-class DeltaSerializer(serializers.Serializer[Any]):
+class ComparedDeltaSerializer(serializers.Serializer[Any]):
     """Difference to the first version; `better` is null where the interval contains no change."""
 
     value = serializers.FloatField()
@@ -295,24 +295,24 @@ class DeltaSerializer(serializers.Serializer[Any]):
     better = serializers.BooleanField(allow_null=True)
 
 
-class ValueSerializer(serializers.Serializer[Any]):
+class ComparedValueSerializer(serializers.Serializer[Any]):
     value = serializers.FloatField()
     low = serializers.FloatField(allow_null=True)
     high = serializers.FloatField(allow_null=True)
     n = serializers.IntegerField()
 
 
-class LineSerializer(serializers.Serializer[Any]):
+class ComparedLineSerializer(serializers.Serializer[Any]):
     data_digest = serializers.CharField()
     data_label = serializers.CharField()
     metric = serializers.CharField()
     better = serializers.CharField()
     unit = serializers.CharField()
-    values = serializers.ListField(child=ValueSerializer(allow_null=True))
-    deltas = serializers.ListField(child=DeltaSerializer(allow_null=True))
+    values = serializers.ListField(child=ComparedValueSerializer(allow_null=True))
+    deltas = serializers.ListField(child=ComparedDeltaSerializer(allow_null=True))
 
 
-class DifferenceSerializer(serializers.Serializer[Any]):
+class ComparedSettingSerializer(serializers.Serializer[Any]):
     key = serializers.CharField()
     values = serializers.ListField(child=serializers.JSONField(allow_null=True))
     differs = serializers.BooleanField()
@@ -321,8 +321,8 @@ class DifferenceSerializer(serializers.Serializer[Any]):
 class ComparisonSerializer(serializers.Serializer[Any]):
     """Versions side by side; lists inside are in the order of `versions`."""
 
-    versions = VersionBrief(many=True)
-    scores = LineSerializer(many=True)
-    config = DifferenceSerializer(many=True)
-    facts = DifferenceSerializer(many=True)
+    versions = ModelVersionBrief(many=True)
+    scores = ComparedLineSerializer(many=True)
+    config = ComparedSettingSerializer(many=True)
+    facts = ComparedSettingSerializer(many=True)
     answers = serializers.ListField(child=serializers.DictField())

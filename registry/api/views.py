@@ -66,12 +66,12 @@ class ModelViewSet(WorkspaceViewSet):
         job = models.import_model(**body, workspace=self.actor.workspace, by=self.actor)
         return Response({"job": str(job.pk), "name": job.params["name"]}, status=status.HTTP_202_ACCEPTED)
 
-    @extend_schema(responses=shapes.VersionSerializer(many=True))
+    @extend_schema(responses=shapes.ModelVersionSerializer(many=True))
     @action(detail=True, methods=["get"], filter_backends=[])
     def versions(self, request: Request, pk: str) -> Response:
         """All versions of a model, the newest first."""
         rows = versions_with_all().filter(model=self.get_object()).order_by("-number")
-        return self._listed(rows, shapes.VersionSerializer)
+        return self._listed(rows, shapes.ModelVersionSerializer)
 
     @extend_schema(responses=shapes.StageChangeSerializer(many=True))
     @action(detail=True, methods=["get"], filter_backends=[])
@@ -88,12 +88,13 @@ class ModelViewSet(WorkspaceViewSet):
         return self.reply(route, serializer=shapes.RouteSerializer) if route else Response(None)
 
     @extend_schema(
-        parameters=[OpenApiParameter("time", OpenApiTypes.DATETIME, required=True)], responses=shapes.AtSerializer
+        parameters=[OpenApiParameter("time", OpenApiTypes.DATETIME, required=True)],
+        responses=shapes.InProductionSerializer,
     )
     @action(detail=True, methods=["get"])
     def at(self, request: Request, pk: str) -> Response:
         """What was in production at a moment."""
-        return self.reply(stages.at(self.get_object(), _time(request)), serializer=shapes.AtSerializer)
+        return self.reply(stages.at(self.get_object(), _time(request)), serializer=shapes.InProductionSerializer)
 
     @extend_schema(
         parameters=[OpenApiParameter("versions", str, required=True, description="references, separated by commas")],
@@ -128,7 +129,7 @@ class VersionViewSet(WorkspaceViewSet):
     """Versions. `{id}` is an id or a reference: `name`, `name@stage`, `name:3`."""
 
     queryset = ModelVersion.objects.all()
-    serializer_class = shapes.VersionSerializer
+    serializer_class = shapes.ModelVersionSerializer
     filterset_fields = ("stage", "kind", "origin", "model", "data_digest")
     search_fields = ("model__name", "notes")
     ordering_fields = ["created_at", "number", "stage_changed_at"]
@@ -141,52 +142,52 @@ class VersionViewSet(WorkspaceViewSet):
         access.require(self.actor, self.read_verb, self.actor.workspace)
         return resolve(self.actor.workspace, self.kwargs["pk"])
 
-    @extend_schema(responses=shapes.VersionDetail)
+    @extend_schema(responses=shapes.ModelVersionDetail)
     def retrieve(self, request: Request, pk: str) -> Response:
-        return self.reply(self.get_object(), serializer=shapes.VersionDetail)
+        return self.reply(self.get_object(), serializer=shapes.ModelVersionDetail)
 
-    @extend_schema(request=shapes.Notes, responses=shapes.VersionSerializer)
+    @extend_schema(request=shapes.VersionNotes, responses=shapes.ModelVersionSerializer)
     def partial_update(self, request: Request, pk: str) -> Response:
-        """Change the notes. Nothing else about a version changes."""
-        return self.reply(versions.annotate(self.get_object(), **self.read_body(shapes.Notes), by=self.actor))
+        """Change the notes. NoFields else about a version changes."""
+        return self.reply(versions.annotate(self.get_object(), **self.read_body(shapes.VersionNotes), by=self.actor))
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, pk: str) -> Response:
         versions.delete(self.get_object(), by=self.actor)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
-    @extend_schema(request=shapes.Comment, responses=shapes.VersionSerializer)
+    @extend_schema(request=shapes.StepComment, responses=shapes.ModelVersionSerializer)
     @action(detail=True, methods=["post"])
     def submit(self, request: Request, pk: str) -> Response:
         """Ask for promotion: to staging."""
         return self._step(versions.submit)
 
-    @extend_schema(request=shapes.Comment, responses=shapes.VersionSerializer)
+    @extend_schema(request=shapes.StepComment, responses=shapes.ModelVersionSerializer)
     @action(detail=True, methods=["post"])
     def approve(self, request: Request, pk: str) -> Response:
         """Say in the record that it may go to production."""
         return self._step(versions.approve)
 
-    @extend_schema(request=shapes.Comment, responses=shapes.VersionSerializer)
+    @extend_schema(request=shapes.StepComment, responses=shapes.ModelVersionSerializer)
     @action(detail=True, methods=["post"])
     def promote(self, request: Request, pk: str) -> Response:
         """Make it the one in production, if the gates let it. A 409 says what they miss."""
         return self._step(versions.promote)
 
-    @extend_schema(request=shapes.Comment, responses=shapes.VersionSerializer)
+    @extend_schema(request=shapes.StepComment, responses=shapes.ModelVersionSerializer)
     @action(detail=True, methods=["post"])
     def archive(self, request: Request, pk: str) -> Response:
         """Put it away."""
         return self._step(versions.archive)
 
     def _step(self, verb: Any) -> Response:
-        return self.reply(verb(self.get_object(), **self.read_body(shapes.Comment), by=self.actor))
+        return self.reply(verb(self.get_object(), **self.read_body(shapes.StepComment), by=self.actor))
 
-    @extend_schema(request=shapes.Nothing, responses={201: shapes.DeploymentSerializer})
+    @extend_schema(request=shapes.NoFields, responses={201: shapes.DeploymentSerializer})
     @action(detail=True, methods=["post"])
     def deploy(self, request: Request, pk: str) -> Response:
         """Make it ready to answer. Doing it again returns the same deployment."""
-        self.read_body(shapes.Nothing)
+        self.read_body(shapes.NoFields)
         deployment = deployments.deploy(self.get_object(), by=self.actor)
         return self.reply(deployment, created=True, serializer=shapes.DeploymentSerializer)
 
@@ -213,11 +214,11 @@ class DeploymentViewSet(WorkspaceViewSet):
     search_fields = ("version__model__name",)
     ordering_fields = ["created_at", "state_changed_at"]
 
-    @extend_schema(request=shapes.Nothing, responses=shapes.DeploymentSerializer)
+    @extend_schema(request=shapes.NoFields, responses=shapes.DeploymentSerializer)
     @action(detail=True, methods=["post"])
     def stop(self, request: Request, pk: str) -> Response:
         """Stop answering with it. Answers under way are finished."""
-        self.read_body(shapes.Nothing)
+        self.read_body(shapes.NoFields)
         return self.reply(deployments.stop(self.get_object(), by=self.actor))
 
     @extend_schema(responses=shapes.DeploymentHealth)
