@@ -156,7 +156,7 @@ def cancel(job: Job, by: Actor) -> Job:
 
     People cancel their own jobs, operators everybody's. Asking twice is fine. Raises Conflict when it has ended.
     """
-    access.require(by, "job.cancel" if _is_own(job, by) else "job.cancel_any", job)
+    access.require(by, _cancel_verb(job, by), job)
     job = _locked(job)
     if job.is_terminal:
         raise Conflict(f"This job has {_ENDED[JobState(job.state)]} already.")
@@ -208,6 +208,15 @@ def _locked(job: Job) -> Job:
     if found is None:
         raise NotFound("No such job.")
     return found
+
+
+def may_cancel(job: Job, by: Actor) -> bool:
+    """For buttons: would `cancel` let this actor?"""
+    return by.may(_cancel_verb(job, by))
+
+
+def _cancel_verb(job: Job, by: Actor) -> str:
+    return "job.cancel" if _is_own(job, by) else "job.cancel_any"
 
 
 def _is_own(job: Job, by: Actor) -> bool:

@@ -22,6 +22,7 @@ name = "sft"
 label = "Supervised fine-tuning"
 eats = (RowKind.CHAT, RowKind.COMPLETION)
 needs: Literal["device"] = "device"
+charts = (("Loss", "loss,eval_loss", "Training,Held out"), ("Learning rate", "learning_rate", "Learning rate"))
 
 
 class _Settings(BaseModel):
