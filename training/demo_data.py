@@ -66,7 +66,7 @@ SHAPES: tuple[Callable[[str, str, str, str], str], ...] = (
     lambda detector, finding, place, score: f"{detector}: {finding} {score}",
     lambda detector, finding, place, score: f"{finding} {score} {detector}",
     lambda detector, finding, place, score: f"{score} {finding} in {place} {detector}",
-    lambda detector, finding, place, score: f"{detector} {place}: {finding} {score}",
+    lambda detector, finding, place, score: f"{detector}: {finding}, {score}",
     lambda detector, finding, place, score: f"{detector} {score} {finding}",
 )
 
@@ -106,13 +106,14 @@ def _rows(
     kinds = _cycle(chance)
     while len(rows) < count:
         category, subcategory, band = next(kinds)
-        wording = chance.choice(TAXONOMY[category][subcategory])
-        detector = _detector(chance, category, wording, reserved=reserved(len(rows)))
-        finding = Finding(category, subcategory, wording, detector, band)
-        line = _line(chance, finding, chance.choice(places))
-        if line not in seen:
-            seen.add(line)
-            rows.append(_row(line, finding))
+        line = ""
+        while not line or line in seen:
+            wording = chance.choice(TAXONOMY[category][subcategory])
+            detector = _detector(chance, category, wording, reserved=reserved(len(rows)))
+            finding = Finding(category, subcategory, wording, detector, band)
+            line = _line(chance, finding, chance.choice(places))
+        seen.add(line)
+        rows.append(_row(line, finding))
     return rows
 
 
@@ -134,7 +135,7 @@ def _detector(chance: random.Random, category: str, wording: str, *, reserved: b
 def _line(chance: random.Random, finding: Finding, place: str) -> str:
     wording = _noisy(chance, finding.wording)
     line = chance.choice(SHAPES)(finding.detector, wording, place, _score(chance, finding.band))
-    return line.upper() if chance.random() < 0.05 else line
+    return line[0].upper() + line[1:] if chance.random() < 0.1 else line
 
 
 def _score(chance: random.Random, band: str) -> str:

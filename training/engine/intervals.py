@@ -18,7 +18,7 @@ def wilson(successes: int, n: int) -> Estimate:
     share = successes / n
     centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    return Estimate(share, max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share)), n)
 
 
 def bootstrap(rows: Sequence[Sequence[float]], statistic: Callable[[Any], Any], *, seed: int = 0) -> Estimate:
@@ -37,4 +37,5 @@ def bootstrap(rows: Sequence[Sequence[float]], statistic: Callable[[Any], Any], 
         for start in range(0, RESAMPLES, step)
     ]
     low, high = np.quantile(np.concatenate(drawn), (0.025, 0.975))
-    return Estimate(float(statistic(data)), float(low), float(high), n)
+    value = float(statistic(data))
+    return Estimate(value, min(float(low), value), max(float(high), value), n)  # rounding must not leave it outside
