@@ -36,9 +36,10 @@ class Told:
 
 
 def tell(job: Job, *, most: int = 30) -> list[Told]:
-    """The newest events that people care about, newest first."""
-    events = job.events.filter(type__in=TOLD).order_by("-seq")[: most * 2]
-    return [told for event in events if (told := _tell(event))][:most]
+    """The newest events that people care about, newest first; of the checkpoints only the last."""
+    events = list(job.events.filter(type__in=TOLD).order_by("-seq")[: most * 3])
+    saved = [event for event in events if event.type == "checkpoint"]
+    return [told for event in events if event not in saved[1:] and (told := _tell(event))][:most]
 
 
 def _tell(event: JobEvent) -> Told | None:
