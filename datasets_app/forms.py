@@ -37,14 +37,17 @@ class UploadForm(forms.Form):
         """Ask what each column is. `suggestion` (part -> column) is chosen beforehand, `rows` are shown."""
         parts = {column: part for part, column in suggestion.items()}
         self.columns = list(columns)[:MAPPED_COLUMNS]
-        choices = [("", "Kept beside the row"), *((part, f"{part}: {what}") for part, what in PARTS.items())]
+        choices = [("", "Kept beside the row"), *((part, part.capitalize()) for part in PARTS)]
         asked_before = "column_0" in self.data
         data = cast(QueryDict, self.data).copy()
         for number, column in enumerate(self.columns):
             if not asked_before:
                 data[f"column_{number}"] = parts.get(column, "")
             self.fields[f"column_{number}"] = forms.ChoiceField(
-                required=False, choices=choices, label=excerpt(column, 80)
+                required=False,
+                choices=choices,
+                label=excerpt(column, 80),
+                widget=forms.Select(attrs={"class": "input"}),
             )
             self.samples[column] = [excerpt(str(row[column]), 80) for row in rows if column in row][:2]
         self.data = data
@@ -59,6 +62,10 @@ class UploadForm(forms.Form):
             elif part:
                 columns[part] = column
         return columns
+
+    def parts(self) -> dict[str, str]:
+        """What the choices mean."""
+        return PARTS
 
     def column_rows(self) -> list[tuple[forms.BoundField, list[str]]]:
         """(field, two sample values) for each column that is asked about."""

@@ -9,7 +9,8 @@ from datasets_app.models import DatasetVersion
 from project.kernel import artifacts
 
 PAGE = 20  # rows
-_LONGEST = 2_000  # characters of one text; the API has all of it
+_BEGINNING = 600  # characters of one text that are shown at once
+_LONGEST = 20_000  # characters that are shown at all; the API has all of it
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,15 @@ class Turn:
     role: str
     who: str
     text: str
-    left_out: int  # characters
+    length: int  # characters
+
+    @property
+    def is_cut(self) -> bool:
+        return len(self.text) > _BEGINNING
+
+    @property
+    def beginning(self) -> str:
+        return f"{self.text[:_BEGINNING]}…" if self.is_cut else self.text
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ def _conversation(prompt: list[dict[str, Any]], answers: list[tuple[str, list[di
 
 
 def _turn(role: str, who: str, text: str) -> Turn:
-    return Turn("user" if role == "tool" else role, who, text[:_LONGEST], max(len(text) - _LONGEST, 0))
+    return Turn("user" if role == "tool" else role, who, text[:_LONGEST], len(text))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def test_an_upload_leads_to_the_version_and_its_rows(cast: Cast) -> None:
     response = upload(client, jsonl([*PAIRS, PAIRS[0], {"prompt": "<b>q</b>", "completion": ""}]), description="Four")
     version = DatasetVersion.objects.get()
     assert response.status_code == 302 and response["Location"] == f"/dataset-versions/{version.pk}/"
-    assert "being read and checked" in text(client.get(response["Location"]))
+    assert "Waiting for a worker" in text(client.get(response["Location"]))
     run_to_end(Job.objects.get())
     page = text(client.get(response["Location"]))
     assert "One row repeats an earlier one" in page and "One answer is empty" in page
@@ -144,7 +144,7 @@ def test_rows_are_paged_and_a_finding_leads_to_its_row(cast: Cast) -> None:
          ["Be brief", "not learned", "Tool", "Done"]),
         ([{"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}], ["Better answer", "Worse answer"]),
         ([{"prompt": "Hi", "completion": "Hello!", "label": False}], ["Bad answer"]),
-        ([{"text": "Once upon a time" * 300}], ["Text", "more characters"]),
+        ([{"text": "Once upon a time" * 300}], ["Text", "All 4 800 characters"]),
     ],
 )  # fmt: skip
 def test_every_kind_of_row_is_shown(cast: Cast, rows: list[dict[str, Any]], words: list[str]) -> None:

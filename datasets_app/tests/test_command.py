@@ -1,0 +1,93 @@
+"""`manage.py import_dataset`: the same words as the API, one line on stderr, stable JSON."""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from datasets_app.models import Dataset, DatasetVersion
+from datasets_app.tests.files import BAD_FILES, PAIRS, jsonl, write
+from project.jobs.models import Job
+from project.jobs.testing import run_to_end
+from project.testing import Cast
+
+
+def run(path: Path, *arguments: str) -> str:
+    out = StringIO()
+    call_command("import_dataset", str(path), "--workspace", "acme", "--name", "pairs", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_the_json_is_stable(cast: Cast, tmp_path: Path) -> None:
+    printed = json.loads(run(write(tmp_path, "rows.jsonl", jsonl(PAIRS)), "--json", "--description", "Four"))
+    version = DatasetVersion.objects.get()
+    assert set(printed) == {
+        "dataset",
+        "version",
+        "reference",
+        "state",
+        "rows",
+        "row_kind",
+        "digest",
+        "summary",
+        "job",
+    }
+    assert (printed["reference"], printed["state"], printed["version"]) == ("pairs:1", "importing", str(version.pk))
+    assert (tmp_path / "rows.jsonl").exists()
+    assert run_to_end(Job.objects.get(pk=printed["job"])).state == "succeeded"
+
+
+def test_with_wait_it_runs_without_a_worker(transactional_db: None, cast: Cast, tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.csv", b"text,category\nWhere is it?,card_arrival\nWhere is it?,card_arrival\n")
+    columns = ("--columns", "prompt=text", "completion=category")
+    said = run(path, *columns, "--wait")
+    assert "pairs:1 is ready: 2 rows of kind completion" in said
+    assert "warning: One row repeats an earlier one." in said
+    printed = json.loads(run(path, *columns, "--wait", "--json"))
+    assert (printed["reference"], printed["state"], printed["rows"]) == ("pairs:2", "ready", 2)
+    assert printed["summary"]["duplicates"] == 1
+
+
+@pytest.mark.parametrize("what", list(BAD_FILES))
+def test_a_bad_file_is_refused_in_one_line(cast: Cast, tmp_path: Path, what: str) -> None:
+    name, content, field, words = BAD_FILES[what]
+    with pytest.raises(CommandError) as caught:
+        run(write(tmp_path, name, content))
+    assert str(caught.value).startswith(f"{field}: ") and "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+    assert not Dataset.objects.exists() and not Job.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--columns", "question"), "'question' is not PART=COLUMN"),
+        (("--columns", "prompt=prompt", "prompt=completion"), "'prompt' is given twice"),
+        (("--columns", "promt=prompt"), "Did you mean 'prompt'?"),
+        (("--format", "jsonlines"), "Did you mean 'jsonl'?"),
+    ],
+)
+def test_wrong_arguments_are_explained(cast: Cast, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        run(write(tmp_path, "rows.jsonl", jsonl(PAIRS)), *arguments)
+    assert words in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_said(cast: Cast, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="There is no file"):
+        run(tmp_path / "nothing.jsonl")
+    with pytest.raises(CommandError, match="There is no file"):
+        run(tmp_path)
+
+
+def test_a_failed_import_is_one_line_too(
+    transactional_db: None, cast: Cast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets_app.actions.datasets.CHECKED_AT_ONCE", 100)
+    rows: list[Any] = PAIRS * 100
+    with pytest.raises(CommandError, match="Line 401: not valid JSON"):
+        run(write(tmp_path, "rows.jsonl", jsonl(rows) + b"oops\n"), "--wait")
