@@ -8,7 +8,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
 from project.jobs import journal, slots
-from project.jobs.models import Job, JobAttempt, JobState
+from project.jobs.models import DeviceSlot, Job, JobAttempt, JobState, Outcome
 from project.jobs.ownership import Ownership, lease_end
 
 
@@ -32,7 +32,7 @@ def claim(queue: str, *, host: str, owner: str, job_id: UUID | None = None) -> C
     """
     with transaction.atomic():
         slot = slots.free_slot(host, queue)
-        if slot is None:
+        if slot is None or _still_used(slot):
             return None
         job = _next(queue, job_id)
         if job is None:
@@ -59,6 +59,12 @@ def claim(queue: str, *, host: str, owner: str, job_id: UUID | None = None) -> C
         )
         journal.append(job, "state", state=job.state, host=host, device=slot.device)
         return Claim(Ownership(job.pk, job.attempt, owner), slot.device)
+
+
+def _still_used(slot: DeviceSlot) -> bool:
+    """Is an engine left on this GPU whose attempt was given up? It is killed first, by this host's next look around."""
+    left = JobAttempt.objects.filter(host=slot.host, device=slot.device, engine_gone=False)
+    return slot.device != "cpu" and left.exclude(outcome=Outcome.RUNNING).exists()
 
 
 def _next(queue: str, job_id: UUID | None) -> Job | None:

@@ -89,7 +89,7 @@ class JobConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             await asyncio.sleep(PAUSE)
             if len(events) < MOST_PER_FRAME:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_HINTED if self._hinted else POLL):
+                    async with asyncio.timeout((POLL_HINTED if self._hinted else POLL) - PAUSE):
                         await self._woken.wait()
             if time.monotonic() - checked > RECHECK:
                 checked = time.monotonic()

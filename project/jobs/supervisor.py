@@ -95,8 +95,7 @@ class Supervisor:
             spec = self._prepare(job)
             engine = self._engine = Engine.start(self._folder, spec, recipe)
         except (Problem, OSError) as error:
-            why = _why_it_could_not_start(error)
-            self._surely(lambda: self._end(lambda job: ending.fail(job, why, exit=Exit(gone=True))))
+            self._fail_or_lose(_why_it_could_not_start(error), Exit(gone=True))
             return
         self._surely(lambda: self._note_process(engine))
         ended = self._follow(engine)
@@ -108,6 +107,7 @@ class Supervisor:
 
     def _prepare(self, job: Job) -> RunSpec:
         """Make the run folder and bring the inputs to this host, while the lease goes on."""
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a database that was restored to an earlier day
         self._folder.mkdir(parents=True)
         kept = self._surely(lambda: checkpoints.newest_here(job)) if job.attempt > 1 else None
         wanted = {name: _input_artifact(job, name, value) for name, value in job.inputs.items()}
@@ -229,10 +229,9 @@ class Supervisor:
                 self._succeed(job, done, exit)
             case _ if self._stopping == "cancel":
                 self._surely(lambda: self._end(lambda job: ending.cancel(job, exit=exit)))
-            case Failed() as failed if failed.failure == FailureClass.INFRASTRUCTURE:
-                self._surely(lambda: self._end(lambda job: ending.lose(job, failed.message, exit=exit)))
             case Failed() as failed:
-                self._fail(Failure(failed.failure, failed.message, failed.hint, failed.field, self._evidence()), exit)
+                lines = self._evidence()
+                self._fail_or_lose(Failure(failed.failure, failed.message, failed.hint, failed.field, lines), exit)
             case _ if self._stopping == "drain":
                 self._surely(lambda: self._end(lambda job: ending.drain(job, exit=exit)))
             case Stopped():
@@ -247,7 +246,7 @@ class Supervisor:
             try:
                 artifact = self._store(job, self._folder / done.artifact)
             except (Problem, OSError, ValueError) as error:
-                self._fail(_why_it_could_not_be_stored(error), exit)
+                self._fail_or_lose(_why_it_could_not_be_stored(error), exit)
                 return
         try:
             self._surely(lambda: self._end(lambda job: _succeed(job, done, artifact, exit)))
@@ -274,6 +273,13 @@ class Supervisor:
             ),
             undo=lambda made: artifacts.delete_files(made.key, [entry["path"] for entry in made.manifest]),
         )
+
+    def _fail_or_lose(self, why: Failure, exit: Exit) -> None:
+        """What is not the job's own fault is tried again."""
+        if why.failure == FailureClass.INFRASTRUCTURE:
+            self._surely(lambda: self._end(lambda job: ending.lose(job, why.message, exit=exit)))
+        else:
+            self._fail(why, exit)
 
     def _fail(self, why: Failure, exit: Exit, artifact: Artifact | None = None) -> None:
         def fail(job: Job) -> None:
@@ -398,6 +404,8 @@ def _why_it_could_not_start(error: Problem | OSError) -> Failure:
 
 def _why_it_could_not_be_stored(error: Exception) -> Failure:
     message = f"The result could not be stored: {error}"
+    if isinstance(error, ValueError):  # a folder that no store takes, such as one with links
+        return Failure(FailureClass.CRASH, message, "This is a mistake of the recipe.")
     return _disk(error) or Failure(
         FailureClass.INFRASTRUCTURE, message, "See that the artifact store works, and retry."
     )

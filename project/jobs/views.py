@@ -55,11 +55,13 @@ class JobPage(WorkspacePage):
     def get(self, request: HttpRequest, pk: UUID) -> HttpResponse:
         job = access.find(Job.objects.select_related("retry_of", "artifact"), self.actor, pk=pk)
         waits = job.state == JobState.QUEUED
+        drawn = charts_of(job)
         return self.render(
             "jobs/job.html",
             job=job,
             attempts=list(job.attempts.order_by("-number")),
-            charts=charts_of(job),
+            charts=drawn,
+            trains=any("loss" in chart.keys.split(",") for chart in drawn),
             log_lines=log_lines(job),
             output=logs.part(job, limit=logs.TAIL // 4),
             told=story.tell(job),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import models
+from django.urls import reverse
 from django.utils import timezone
 
 from project.contracts.events import FailureClass
@@ -113,6 +114,9 @@ class Job(WorkspaceObject):
 
     def __str__(self) -> str:
         return self.title or f"{self.recipe} {str(self.pk)[-6:]}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("job", args=[self.pk])
 
     @property
     def is_terminal(self) -> bool:

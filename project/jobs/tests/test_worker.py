@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 
 import psutil
@@ -10,7 +12,7 @@ import pytest
 from project.jobs import reaper
 from project.jobs.actions import jobs
 from project.jobs.models import DeviceSlot, Job, JobAttempt, Metric, Worker
-from project.jobs.tests.stack import Stack, ended, engines_in, stepping, until
+from project.jobs.tests.stack import ROOT, Stack, ended, engines_in, stepping, until
 from project.kernel.access import Actor
 
 
@@ -39,6 +41,7 @@ def test_a_worker_runs_what_is_queued_when_the_bell_rings(stack: Stack) -> None:
     check_promises(stack)
 
 
+@pytest.mark.full
 def test_without_a_bell_a_job_starts_at_the_next_beat(stack: Stack) -> None:
     job = stack.launch(steps=1)
     stack.worker()
@@ -46,6 +49,7 @@ def test_without_a_bell_a_job_starts_at_the_next_beat(stack: Stack) -> None:
     check_promises(stack)
 
 
+@pytest.mark.full
 def test_places_limit_how_many_run_and_one_long_job_holds_up_nobody(stack: Stack) -> None:
     stack.worker(MAX_CPU_JOBS="2")
     long = stack.launch(steps=1000, pause=0.05)
@@ -74,6 +78,7 @@ def test_cancelling_a_running_job_stops_its_engine(stack: Stack) -> None:
     check_promises(stack)
 
 
+@pytest.mark.full
 def test_an_engine_that_does_not_listen_is_killed(stack: Stack) -> None:
     stack.worker()
     job = stack.launch("misbehave", how="deaf")
@@ -111,6 +116,7 @@ def test_a_killed_worker_is_noticed_by_the_next_one_and_its_engine_does_not_go_o
     check_promises(stack)
 
 
+@pytest.mark.full
 def test_a_silent_worker_is_given_up_by_two_sweeps_and_can_do_nothing_afterwards(stack: Stack) -> None:
     silent = stack.worker()
     job = stack.launch(steps=40, pause=0.1)
@@ -141,6 +147,7 @@ def _is_zombie(pid: int | None) -> bool:
         return True
 
 
+@pytest.mark.full
 def test_a_stopped_worker_gives_its_job_back(stack: Stack) -> None:
     first = stack.worker()
     job = stack.launch(steps=60, pause=0.05, checkpoint_every=5)
@@ -157,6 +164,7 @@ def test_a_stopped_worker_gives_its_job_back(stack: Stack) -> None:
     check_promises(stack)
 
 
+@pytest.mark.full
 def test_a_job_that_is_lost_again_and_again_fails(stack: Stack) -> None:
     job = stack.launch(steps=10_000, pause=0.05)
     for attempt in range(1, 5):
@@ -170,6 +178,7 @@ def test_a_job_that_is_lost_again_and_again_fails(stack: Stack) -> None:
     check_promises(stack)
 
 
+@pytest.mark.full
 def test_a_job_cancelled_while_nobody_works_is_not_run(stack: Stack) -> None:
     first = stack.worker()
     job = stack.launch(steps=1000, pause=0.05)
@@ -207,6 +216,7 @@ def test_the_same_on_postgresql_and_redis(services: Stack) -> None:
     check_promises(stack)
 
 
+@pytest.mark.full
 def test_beat_gives_up_a_dead_workers_job_elsewhere(stack: Stack) -> None:
     """A worker on another host can't look at processes: it waits for the lease."""
     first = stack.worker(TUNELOOP_HOST_NAME="far-away")
@@ -219,3 +229,37 @@ def test_beat_gives_up_a_dead_workers_job_elsewhere(stack: Stack) -> None:
     stack.beat()
     job = ended(job)
     assert (job.state, job.attempt, job.attempts.filter(host="far-away").count()) == ("succeeded", 2, 1)
+
+
+@pytest.mark.full
+def test_two_claimers_never_get_the_same_job(services: Stack) -> None:
+    """Ten threads, two hosts, thirty jobs, eight places."""
+    workspace_job = services.launch()
+    launched = [workspace_job, *(services.launch() for _ in range(29))]
+    url = services.database_url
+    script = """
+import django, sys, threading
+django.setup()
+from project.jobs import slots
+from project.jobs.claim import claim
+from django.db import connections
+host = sys.argv[1]
+slots.ensure(host, "cpu")
+def work():
+    for _ in range(8):
+        claim("cpu", host=host, owner=f"{host} {threading.get_ident()}")
+    connections.close_all()
+threads = [threading.Thread(target=work) for _ in range(5)]
+[t.start() for t in threads]; [t.join() for t in threads]
+"""
+    environment = services.environment(MAX_CPU_JOBS="4", DJANGO_SETTINGS_MODULE="project.settings", DATABASE_URL=url)
+    hosts = [subprocess.Popen([sys.executable, "-c", script, name], env=environment, cwd=ROOT) for name in "ab"]
+    assert [host.wait(60) for host in hosts] == [0, 0]
+    running = Job.objects.filter(state="running")
+    assert running.count() == 8
+    assert set(running.values_list("attempt", flat=True)) == {1}
+    assert DeviceSlot.objects.exclude(job=None).values("job").distinct().count() == 8
+    oldest = sorted(job.pk for job in launched)[:8]
+    assert sorted(running.values_list("pk", flat=True)) == oldest
+    for job in launched:
+        jobs.cancel(Job.objects.get(pk=job.pk), by=actor(job))
