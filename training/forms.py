@@ -126,7 +126,7 @@ class LaunchForm(forms.Form):
 
     def document(self) -> dict[str, Any]:
         """The job file that was filled in. What was left empty is left out."""
-        document: dict[str, Any] = {}
+        document: dict[str, Any] = {"model": {}, "data": {}}
         method = self.cleaned_data.get("method") or "lora"
         for name, path in PATHS.items():
             value = self.cleaned_data.get(name)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datasets_app.models import DatasetVersion
 from django.db import transaction
 
+from datasets_app.models import DatasetVersion
 from project.contracts.plugins import UnknownPlugin
 from project.jobs.actions import jobs
 from project.jobs.models import Job
@@ -22,6 +22,8 @@ from training.models import Evaluation
 from training.planning import unanswerable, unknown_metrics
 
 DEFAULT_METRICS: tuple[str, ...] = evaluate.EvaluateParams.model_fields["metrics"].default
+
+LIMITS = range(1, 10_000_001)  # rows
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def launch(
     """
     for target in (version, data):
         access.require(by, "evaluation.create", target)
-    check(version, data, metrics)
+    check(version, data, metrics, limit)
     evaluation = Evaluation(
         workspace=by.workspace,
         created_by=by.label,
@@ -81,11 +83,13 @@ def launch(
     return job
 
 
-def check(version: ModelVersion, data: DatasetVersion, metrics: Sequence[str]) -> None:
+def check(version: ModelVersion, data: DatasetVersion, metrics: Sequence[str], limit: int | None) -> None:
     """Raises Invalid, and NotReady while the data is being imported."""
     wrong = unknown_metrics(list(metrics), "metrics")
     if not metrics:
         wrong["metrics"] = [f"Name at least one of: {', '.join(METRICS.names())}."]
+    if limit is not None and limit not in LIMITS:
+        wrong["limit"] = [f"must be a whole number from {LIMITS[0]} to {LIMITS[-1]:,}"]
     if data.artifact is None:
         raise NotReady(f"{data} is {data.state}; only a data set that is ready can be used.")
     wrong |= unanswerable(version, data, "dataset_version")

@@ -6,7 +6,7 @@ from pydantic import Field
 from rest_framework import serializers
 
 from project.kernel.api.base import StrictModelSerializer, StrictSerializer
-from training.actions.evaluations import DEFAULT_METRICS
+from training.actions.evaluations import DEFAULT_METRICS, LIMITS
 from training.jobfile import JobFile
 from training.models import Evaluation
 
@@ -65,7 +65,11 @@ class NewEvaluation(StrictSerializer):
     dataset_version = serializers.CharField(max_length=200)
     metrics = serializers.ListField(child=serializers.CharField(max_length=60), default=list(DEFAULT_METRICS))
     limit = serializers.IntegerField(
-        min_value=1, max_value=2**31 - 1, required=False, allow_null=True, help_text="At most so many rows."
+        min_value=LIMITS[0],
+        max_value=LIMITS[-1],
+        required=False,
+        allow_null=True,
+        help_text="At most so many rows, drawn by `seed`. Left out: all.",
     )
     max_new_tokens = serializers.IntegerField(min_value=1, max_value=8192, required=False, help_text="Per answer.")
     seed = serializers.IntegerField(

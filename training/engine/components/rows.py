@@ -9,6 +9,7 @@ from project.contracts.rows import ChatRow, CompletionRow, DatasetDigest, Row, r
 from project.contracts.runs import RunContext, UserError
 from project.modeling.render import Rendered, TemplateError, render_row
 from training.engine.components.packing import pack
+from training.engine.splits import held_back
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ class TokenRows:
     """Rendered rows that teach something, and what happened to the others. Lengths are in tokens."""
 
     rows: list[Rendered] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)  # of `rows`, from 1 in the data set
     read: int = 0
     truncated: int = 0
     dropped_tokens: int = 0
@@ -62,20 +64,18 @@ def tokenise(rows: Iterable[Row], tokenizer: "PreTrainedTokenizerBase", max_leng
         found.dropped_tokens += rendered.dropped
         if rendered.learned - rendered.mask[0]:  # nothing comes before a row's first token to predict it from
             found.rows.append(rendered)
+            found.numbers.append(number)
         else:
             found.unlearnable += 1
     found.digest = digest.hexdigest()
     return found
 
 
-def split(rows: Sequence[Rendered], share: float, seed: int) -> tuple[list[Rendered], list[Rendered]]:
-    """Training and validation rows, each in the order of the data set. The seed decides which is which."""
-    if share <= 0:
-        return list(rows), []
-    order = list(range(len(rows)))
-    random.Random(seed).shuffle(order)
-    held = set(order[: min(max(1, round(len(rows) * share)), len(rows) - 1)])
-    return [row for i, row in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
+def split(data: TokenRows, share: float, seed: int) -> tuple[list[Rendered], list[Rendered]]:
+    """Training and validation rows, each in the order of the data set. Rows are held back by their number there."""
+    held = held_back(data.read, share, seed)
+    pairs = list(zip(data.numbers, data.rows, strict=True))
+    return [row for number, row in pairs if number not in held], [row for number, row in pairs if number in held]
 
 
 def group(rows: Sequence[Rendered], *, capacity: int | None, seed: int) -> list[dict[str, list[int]]]:

@@ -17,6 +17,7 @@ from project.contracts.plugins import UnknownPlugin
 from project.contracts.rows import ChatRow, CompletionRow, Row, RowKind
 from project.contracts.runs import RunContext, UserError
 from training.engine.metrics_registry import METRICS, Case, Need
+from training.engine.splits import held_back
 
 if TYPE_CHECKING:
     from project.modeling.generate import Model
@@ -40,12 +41,24 @@ class EvaluateParams(BaseModel):
         ("exact_match", "f1", "perplexity", "latency"), min_length=1, description="What to measure."
     )
     limit: int | None = Field(None, ge=1, description="At most this many rows, drawn by the seed. null takes all.")
-    max_new_tokens: int = Field(128, ge=1, le=8192, description="Longest answer, in tokens. Longer ones are cut.")
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=8192,
+        description="Longest answer, in tokens; longer ones are cut. null: twice the longest reference.",
+    )
     batch_size: int = Field(16, ge=1, le=1024, description="Questions answered at once. Takes memory in proportion.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Number format. auto is what the device is fast at; fp32 is the most repeatable."
     )
     seed: int = Field(42, ge=0, le=2**32 - 1, description="Of the choice of rows, if there is a limit.")
+    validation_split: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Above 0: only the rows that training with this share and `split_seed` held back.",
+    )
+    split_seed: int = Field(42, ge=0, le=2**32 - 1, description="The seed of that training.")
 
     @field_validator("metrics")
     @classmethod
@@ -87,15 +100,16 @@ def run(params: EvaluateParams, ctx: RunContext) -> None:
         model = load_adapter(model, ctx.input("adapter"), "adapter")
     asked, skipped = _questions(params, iter_rows(ctx.input("data")), tokenizer, model, ctx)
 
+    longest = params.max_new_tokens or _longest(asked, tokenizer)
     wanted: set[Need] = {METRICS.get(metric).needs for metric in params.metrics}
     if "likelihood" in wanted:
         asked = _with_likelihood(asked, model, tokenizer, ctx)
     if "timing" in wanted:
-        asked = _with_timing(asked, model, tokenizer, params, ctx)
+        asked = _with_timing(asked, model, tokenizer, longest, ctx)
     answered = time.monotonic()
     tokens = 0
     if "answers" in wanted:
-        asked, tokens = _with_answers(asked, model, tokenizer, params, ctx)
+        asked, tokens = _with_answers(asked, model, tokenizer, longest, params.batch_size, ctx)
     seconds = time.monotonic() - answered
 
     scores = _write(asked, params, ctx)
@@ -108,6 +122,7 @@ def run(params: EvaluateParams, ctx: RunContext) -> None:
         rows=len(asked),
         skipped=skipped,
         cut_answers=sum(one.finish_reason == "length" for one in asked),
+        max_new_tokens=longest,
         precision=dtype,
         answer_tokens_per_second=round(tokens / seconds, 1) if tokens else None,
         total_seconds=round(time.monotonic() - began, 3),
@@ -122,6 +137,9 @@ def _questions(
     from project.modeling.render import TemplateError, question
 
     chosen = list(enumerate(rows, start=1))
+    if params.validation_split:
+        held = held_back(len(chosen), params.validation_split, params.split_seed)
+        chosen = [(number, row) for number, row in chosen if number in held]
     if params.limit is not None and params.limit < len(chosen):
         chosen = sorted(random.Random(params.seed).sample(chosen, params.limit), key=lambda pair: pair[0])
     limit = context_limit(model) or float("inf")
@@ -148,21 +166,27 @@ def _questions(
     return asked, len(chosen) - len(asked)
 
 
+def _longest(asked: Sequence[Asked], tokenizer: Any) -> int:
+    """Room for answers twice as long as the longest reference: what goes on after that is wrong by any metric."""
+    tokens = (len(tokenizer(one.case.reference, add_special_tokens=False).input_ids) for one in asked)
+    return min(max(32, 2 * max(tokens)), 8192)
+
+
 def _with_answers(
-    asked: Sequence[Asked], model: "Model", tokenizer: Any, params: EvaluateParams, ctx: RunContext
+    asked: Sequence[Asked], model: "Model", tokenizer: Any, max_new_tokens: int, batch_size: int, ctx: RunContext
 ) -> tuple[list[Asked], int]:
     """The same rows with their answers, and how many tokens those have. Similar lengths are answered together."""
     from project.modeling.generate import generate_batch
 
     order = sorted(range(len(asked)), key=lambda i: -len(asked[i].question.ids))
     done, tokens = dict(enumerate(asked)), 0
-    for start in range(0, len(order), params.batch_size):
+    for start in range(0, len(order), batch_size):
         ctx.check_stop()
         ctx.progress(start, len(asked), unit="row", phase="answer")
-        batch = order[start : start + params.batch_size]
+        batch = order[start : start + batch_size]
         prompts = [asked[i].question.ids for i in batch]
         answers = generate_batch(
-            model, tokenizer, prompts, max_new_tokens=params.max_new_tokens, each=lambda _: ctx.stop_requested
+            model, tokenizer, prompts, max_new_tokens=max_new_tokens, each=lambda _: ctx.stop_requested
         )
         ctx.check_stop()  # answers that a stop has cut short must not be scored
         for i, answer in zip(batch, answers, strict=True):
@@ -210,14 +234,14 @@ def _through_reference(tokenizer: Any, one: Asked) -> list[int]:
 
 
 def _with_timing(
-    asked: Sequence[Asked], model: "Model", tokenizer: Any, params: EvaluateParams, ctx: RunContext
+    asked: Sequence[Asked], model: "Model", tokenizer: Any, max_new_tokens: int, ctx: RunContext
 ) -> list[Asked]:
     """The same rows; a few of them with the time that one request takes by itself."""
     from project.modeling.generate import generate_batch
 
     def answer(one: Asked) -> float:
         began = time.monotonic()
-        generate_batch(model, tokenizer, [one.question.ids], max_new_tokens=params.max_new_tokens)
+        generate_batch(model, tokenizer, [one.question.ids], max_new_tokens=max_new_tokens)
         return time.monotonic() - began
 
     answer(asked[0])  # warm-up

@@ -172,7 +172,7 @@ def run(params: SftParams, ctx: RunContext) -> None:
     _check(params, describe(base).context, "validation" in ctx.spec.inputs)
     tokenizer = load_tokenizer(base)
     data = tokenise(iter_rows(ctx.input("data")), tokenizer, params.max_seq_length, ctx)
-    train, validation = split(data.rows, params.validation_split, params.seed)
+    train, validation = split(data, params.validation_split, params.seed)
     if "validation" in ctx.spec.inputs:
         held_out = tokenise(iter_rows(ctx.input("validation")), tokenizer, params.max_seq_length, ctx)
         train, validation = data.rows, held_out.rows
@@ -241,6 +241,12 @@ def _tell(ctx: RunContext, params: SftParams, data: "TokenRows", rows: int, vali
             f"None of the {data.read} rows has anything to learn." if data.read else "The data set has no rows.",
             hint="Rows need an assistant's turn (without weight 0) that starts within max_seq_length.",
             field="max_seq_length" if data.truncated else "data",
+        )
+    if not rows:
+        raise UserError(
+            "Every row that has something to learn is held back for validation.",
+            hint="Set a smaller validation_split, or add rows.",
+            field="validation_split",
         )
     ctx.log(
         f"{rows} rows to learn from, {validation} to validate; {data.tokens} tokens, {data.learned} of them learned."

@@ -15,7 +15,8 @@ from training.engine.components.forward import Forward
 from training.engine.components.loss import summed_nll
 from training.engine.components.model import lora_model
 from training.engine.components.packing import pack
-from training.engine.components.rows import IGNORED, collate, group, split
+from training.engine.components.rows import IGNORED, TokenRows, collate, group, split
+from training.engine.splits import held_back
 from training.engine.tests.conftest import lessons
 
 
@@ -143,13 +144,17 @@ def test_a_batch_has_no_padding_and_positions_start_anew() -> None:
 
 
 def test_a_split_is_fixed_by_its_seed_and_loses_nothing() -> None:
-    rows = [Rendered([i], [1]) for i in range(50)]
-    train, held = split(rows, 0.1, 3)
+    def some(count: int) -> TokenRows:
+        rows = [Rendered([i], [1]) for i in range(count)]
+        return TokenRows(rows=rows, numbers=list(range(1, count + 1)), read=count)
+
+    train, held = split(some(50), 0.1, 3)
     assert len(held) == 5 and sorted(row.ids[0] for row in train + held) == list(range(50))
-    assert split(rows, 0.1, 3) == (train, held) != split(rows, 0.1, 4)
-    assert split(rows, 0.0, 3) == (rows, [])
-    assert [len(part) for part in split(rows[:2], 0.01, 3)] == [1, 1]
-    assert [len(part) for part in split(rows[:1], 0.5, 3)] == [1, 0]
+    assert split(some(50), 0.1, 3) == (train, held) != split(some(50), 0.1, 4)
+    assert split(some(50), 0.0, 3) == (some(50).rows, [])
+    assert [len(part) for part in split(some(2), 0.01, 3)] == [1, 1]
+    assert [len(part) for part in split(some(1), 0.5, 3)] == [1, 0]
+    assert {row.ids[0] + 1 for row in held} == held_back(50, 0.1, 3)
 
 
 def test_another_tiny_model_is_another_model(tmp_path: Path, base: Path) -> None:
