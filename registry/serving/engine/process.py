@@ -56,6 +56,9 @@ def _prepare_environment(spec: EngineSpec) -> None:
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # On a host that also trains, threads that spin while they wait take the very cores they wait for: measured with six
+    # busy processes on two cores, 1.2 against 21 tokens/s (batch of 4, float32).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if spec.threads:
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(spec.threads)
 
