@@ -7,10 +7,11 @@ class TrainingConfig(AppConfig):
     verbose_name = "Training"
 
     def ready(self) -> None:
-        from project.jobs import outcomes
+        from project.jobs import outcomes, subjects
         from project.kernel import access
         from registry import comparison
         from training import answers
+        from training import subjects as links
         from training.actions import evaluations, finetunes
         from training.engine.recipes import evaluate
         from training.planning import training_recipes
@@ -24,4 +25,6 @@ class TrainingConfig(AppConfig):
         for recipe in training_recipes():
             outcomes.register(recipe.name, on_success=finetunes.finished, on_retry=finetunes.retried)
         outcomes.register(evaluate.name, on_success=evaluations.finished, on_retry=evaluations.retried)
+        subjects.register("finetune", links.of_fine_tune)
+        subjects.register("evaluation", links.of_evaluation)
         comparison.register_answers(answers.side_by_side)

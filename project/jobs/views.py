@@ -14,7 +14,7 @@ from django.urls import NoReverseMatch, reverse
 
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.runs import RECIPES
-from project.jobs import charts, checkpoints, logs, story
+from project.jobs import charts, checkpoints, logs, story, subjects
 from project.jobs.actions import jobs
 from project.jobs.forms import JobFilter
 from project.jobs.models import Job, JobState, Worker
@@ -69,6 +69,7 @@ class JobPage(WorkspacePage):
             samples=list(job.events.filter(type="sample").order_by("-seq")[:SAMPLES]),
             failure_sentence=story.failure_sentence(job),
             parameters=list(flat(job.params)),
+            about=subjects.of(job),
             made=made_by(job),
             retries=list(job.retries.order_by("-id")[:5]),
             position=job.position() if waits else None,

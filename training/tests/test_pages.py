@@ -249,3 +249,34 @@ def test_the_registry_s_comparison_shows_answers(
     found = comparison.compare([base, second]).answers
     assert [row["answers"] for row in found] == [["b", "?"], ["a", "a"]]
     assert found[0]["prompt"] == "question 2"
+
+
+def test_a_job_s_page_links_to_what_it_works_on(
+    cast: Cast, base: ModelVersion, data: DatasetVersion, make_evaluation: MakeEvaluation
+) -> None:
+    client = cast.page("teammate")
+    client.post(NEW, filled(open_form(client, base, data), name="adder"))
+    job = FineTune.objects.get().job
+    page = client.get(f"/jobs/{job.pk}/").content.decode()
+    for link in (f"/model-versions/{base.pk}/", f"/training/new/?from={job.pk}", "sums:1", "tiny:1"):
+        assert link in page
+    evaluation = make_evaluation([("a", "a")])
+    assert f"/evaluations/{evaluation.pk}/" in client.get(f"/jobs/{evaluation.job_id}/").content.decode()
+
+
+def test_the_admin_lists_both_and_edits_neither(
+    cast: Cast, base: ModelVersion, data: DatasetVersion, make_evaluation: MakeEvaluation
+) -> None:
+    evaluation = make_evaluation([("a", "a"), ("b", "?")])
+    client = cast.page("teammate")
+    client.post(NEW, filled(open_form(client, base, data), name="adder"))
+    staff = cast.page("operator")
+    cast.operator.is_staff = cast.operator.is_superuser = True
+    cast.operator.save()
+    fine_tune = FineTune.objects.get()
+    assert "adder" in staff.get("/admin/training/finetune/").content.decode()
+    assert "exact_match 0.5" in staff.get("/admin/training/evaluation/").content.decode()
+    for path in (f"finetune/{fine_tune.pk}", f"evaluation/{evaluation.pk}"):
+        assert staff.get(f"/admin/training/{path}/change/").status_code == 200
+        assert staff.post(f"/admin/training/{path}/delete/", {"post": "yes"}).status_code == 403
+    assert staff.get("/admin/training/finetune/", {"q": "add"}).status_code == 200
