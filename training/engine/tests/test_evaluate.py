@@ -86,6 +86,13 @@ def test_a_limit_draws_the_same_rows_each_time(run) -> None:
     assert all(len(one) == 6 and one == sorted(one) for one in rows)
 
 
+def test_answers_have_room_for_twice_the_longest_reference(run, tuned: Ran, tmp_path: Path) -> None:
+    rows = write_rows([*lessons(2), chat("a", "word " * 40)], tmp_path / "d")
+    ran = run("evaluate", {"metrics": ["exact_match"]}, adapter=tuned.artifact, data=rows)
+    assert ran.result["max_new_tokens"] > 2 * 40
+    assert run("evaluate", {"metrics": ["exact_match"]}, adapter=tuned.artifact).result["max_new_tokens"] == 32
+
+
 def test_cut_answers_are_counted(run, tuned: Ran) -> None:
     ran = run("evaluate", {"metrics": ["exact_match"], "max_new_tokens": 2}, adapter=tuned.artifact)
     assert ran.result["cut_answers"] == 24
