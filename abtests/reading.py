@@ -12,13 +12,13 @@ FEW = 30  # users per variant, below which even a large difference says little
 
 @dataclass(frozen=True)
 class Metric:
-    """One number per arm, and which way is good."""
+    """One number per arm, and which way is good ('' when that depends)."""
 
     key: str
     label: str
     value: Callable[[ArmCount], float | None]
     say: Callable[[float], str]
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", ""]
     based_on: Callable[[ArmCount], str]
     top: float | None = None  # the value of a full bar; None: the largest of the arms
 
@@ -76,7 +76,7 @@ MEASURES = {
         METRICS["length"],
         lambda arm: arm.tokens_per_answer,
         lambda value: f"{value:.0f} tokens",
-        "lower",
+        "",
         lambda arm: _plural(arm.answers, "answer"),
     ),
 }
@@ -115,7 +115,7 @@ def _row(metric: Metric, results: Results, *, chosen: bool) -> Row:
     best = leader(metric, results)
     return Row(
         label=metric.label,
-        better=f"{metric.better} is better",
+        better=f"{metric.better} is better" if metric.better else "long or short: that depends",
         chosen=chosen,
         cells=[
             Cell(
@@ -133,7 +133,7 @@ def _row(metric: Metric, results: Results, *, chosen: bool) -> Row:
 def leader(metric: Metric, results: Results) -> ArmCount | None:
     """The arm with the better number; None while fewer than two have one, or the best are equal as they are shown."""
     known = [(value, arm) for arm in results.arms if (value := metric.value(arm)) is not None]
-    if len(known) < 2:
+    if len(known) < 2 or not metric.better:
         return None
     known.sort(key=lambda pair: pair[0], reverse=metric.better == "higher")
     return known[0][1] if metric.say(known[0][0]) != metric.say(known[1][0]) else None
@@ -149,11 +149,17 @@ def headline(results: Results, metrics: list[str]) -> str:
     if len(known) < 2:
         return f"{people}. Nothing to compare yet: {metric.label.lower()} is not known for two variants."
     best = leader(metric, results)
-    if best is None:
+    if best is None and metric.better:
         return f"{people}. On {metric.label.lower()} the best variants are equal."
-    rest = ", ".join(f"{arm.version} {metric.say(metric.value(arm) or 0.0)}" for arm in known if arm is not best)
-    value = metric.say(metric.value(best) or 0.0)
-    return f"{people}. {best.version} is ahead on {metric.label.lower()}: {value}, against {rest}."
+    rest = " and ".join(f"{_said(metric, arm)} for {arm.version}" for arm in known if arm is not best)
+    if best is None:
+        return f"{people}. {metric.label}: {rest}."
+    return f"{people}. {best.version} is ahead on {metric.label.lower()}: {_said(metric, best)}, against {rest}."
+
+
+def _said(metric: Metric, arm: ArmCount) -> str:
+    value = metric.value(arm)
+    return "–" if value is None else metric.say(value)
 
 
 def caution(results: Results) -> str:

@@ -158,8 +158,9 @@ def test_a_test_from_the_form_to_its_winner(page, world):
     test = ABTest.objects.get()
     assert [variant.weight for variant in test.variants.all()] == [90, 10]
     path = f"/abtests/{test.pk}/"
-    assert "Nobody has taken part yet." in text_of(page.get(path))
+    assert "90% of the users" in text_of(page.get(path))
     assert "It is running" in text_of(page.post(f"{path}start/", follow=True))
+    assert "Nobody has taken part yet." in text_of(page.get(path))
     world.answer(test_id=test.pk, arm="a")
     assert "1 user so far" in text_of(page.get(path))
     assert "Paused." in text_of(page.post(f"{path}pause/", follow=True))
@@ -216,7 +217,7 @@ def test_results_in_words(page, cast, world, make_test):
     feedback.give(two.pk, by=cast.actor("owner"), user_id="b1", rating=5)
     world.answer(test_id=test.pk, arm="b", unit_hash="a1")
     words = text_of(page.get(f"/abtests/{test.pk}/"))
-    assert "4 users so far. intents:2 is ahead on mean rating: 5.00 of 5, against intents:1 2.00 of 5." in words
+    assert "4 users so far. intents:2 is ahead on mean rating: 5.00 of 5, against 2.00 of 5 for intents:1." in words
     assert "a lead is most likely chance" in words
     assert "1 user met more than one variant, in 2 answers" in words
     assert "75.0" in words and "1.5 s" in words

@@ -12,6 +12,10 @@ from django.utils import timezone
 from abtests import playground
 from abtests.models import Answer
 from registry.models import Deployment, Engine, EngineState
+from registry.serving.tests.cast import running_engine
+
+# The test client reads streams synchronously; the server does not.
+pytestmark = pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
 
 
 class EngineOfStraw(BaseHTTPRequestHandler):
@@ -208,3 +212,23 @@ def test_the_page_offers_what_is_served(cast, world, engine):
     assert f'value="{world.two.pk}" selected' in page.get("/playground/?model=intents:2").content.decode()
     Deployment.objects.update(state="loading")
     assert "A version is being loaded" in page.get("/playground/").content.decode()
+
+
+@pytest.mark.full
+def test_a_real_engine_answers(cast, world, tiny_base, tmp_path):
+    row = Engine.objects.create(
+        host="here", base_version=world.one, state=EngineState.READY, lease_until=timezone.now() + timedelta(minutes=5)
+    )
+    with running_engine(tmp_path / "engine", tiny_base, secret=row.secret) as engine:
+        Engine.objects.update(url=engine.url)
+        Deployment.objects.update(engine=row)
+        page = cast.page("operator")
+        response, text = streamed(page, said(world.one, "one two three", temperature="0", max_tokens="6"))
+        assert response.status_code == 200 and text.endswith("data: [DONE]\n\n"), text
+        first = Answer.objects.get()
+        assert first.finish_reason in ("stop", "length") and first.completion_tokens >= 1
+        plain = page.post("/playground/", said(world.one, "one two three", temperature="0", max_tokens="6"))
+        assert plain.status_code == 200
+        assert Answer.objects.exclude(pk=first.pk).get().text == first.text  # greedy: the same answer again
+        _, refused = streamed(page, said(world.one, "word " * 20_000))
+        assert refused.startswith("event: error") and "context" in refused

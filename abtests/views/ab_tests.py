@@ -93,6 +93,8 @@ class ABTestPage(WorkspacePage):
             test=test,
             results=results,
             arms=list(zip(variants, results.arms, strict=True)),
+            fresh=test.state == TestState.DRAFT,
+            metrics=[abtests.METRICS[name] for name in test.metrics if name in abtests.METRICS],
             rows=reading.rows(results, test.metrics),
             headline=reading.headline(results, test.metrics),
             caution=reading.caution(results),

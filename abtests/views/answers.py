@@ -1,6 +1,6 @@
 """Answers and what people think of them: the list, one answer to rate, the numbers."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -148,6 +148,16 @@ class AnswerPage(WorkspacePage):
         return rows.values_list("pk", flat=True).first()
 
 
+def _every_day(tallies: list[opinions.Tally]) -> list[int]:
+    """Votes from the first counted day until today (UTC), days without any included."""
+    if not tallies:
+        return []
+    counted = {tally.label: tally.votes for tally in tallies}
+    first, today = date.fromisoformat(tallies[0].label), timezone.now().date()
+    days = [first + timedelta(days=number) for number in range((today - first).days + 1)]
+    return [counted.get(day.isoformat(), 0) for day in days]
+
+
 class FeedbackNumbers(WorkspacePage):
     """Votes by version, by type, by day."""
 
@@ -158,11 +168,13 @@ class FeedbackNumbers(WorkspacePage):
         since = None if period == "all" else timezone.now() - timedelta(days=int(period))
         stats = opinions.statistics(access.visible(Feedback.objects.all(), self.actor), since=since)
         most = max(stats.histogram.values())
+        days = _every_day(stats.days)
         return self.render(
             "abtests/feedback_numbers.html",
             stats=stats,
             stars=[(stars, count, count / most if most else 0) for stars, count in reversed(stats.histogram.items())],
-            days=[day.votes for day in stats.days],
+            days=days,
+            most=max(days, default=0),
             period=period,
             periods=PERIODS,
         )
