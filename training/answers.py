@@ -166,7 +166,7 @@ def _change(a: Answer, b: Answer, metric: str, evaluation: Evaluation) -> Change
 
 
 def _more_is_better(evaluation: Evaluation, metric: str) -> bool:
-    return evaluation.score[metric].get("better", scores.direction(metric)) == "higher"
+    return bool(evaluation.score[metric].get("better", scores.direction(metric)) == "higher")
 
 
 def _difference(

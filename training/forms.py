@@ -164,11 +164,11 @@ def _field(name: str, path: str, choices: Choices | None) -> forms.Field:
     info = LoraMethod.model_fields["r"] if path == "method.type" else schema_field(path)
     help_text = "" if path == "method.type" else str(info.description or "")
     label = _LABELS.get(name, name.replace("_", " ").capitalize())
-    kind = {"label": label, "help_text": help_text, "required": False}
+    kind: dict[str, Any] = {"label": label, "help_text": help_text, "required": False}
     if name == "metrics":
         return Names(choices=choices or (), widget=forms.CheckboxSelectMultiple, **kind)
     if name == "method":
-        return forms.CharField(widget=forms.RadioSelect(choices=choices), **kind)
+        return forms.CharField(widget=forms.RadioSelect(choices=_METHODS), **kind)
     if info.annotation is bool:
         return forms.BooleanField(**kind)
     offered = choices or [(value, value) for value in _literals(info)]

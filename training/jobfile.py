@@ -227,7 +227,8 @@ def _unclean_texts(value: Any, path: str = "", depth: int = 0) -> Complaints:
 def _misplaced_truths(document: Mapping[str, Any]) -> Complaints:
     """Python counts True as 1; a person who writes `epochs: true` meant something else."""
     found: Complaints = {}
-    for section, model in {**SECTIONS, "method": LoraMethod}.items():
+    sections: dict[str, type[BaseModel]] = {**SECTIONS, "method": LoraMethod}
+    for section, model in sections.items():
         values: Any = document
         for part in section.split("."):
             values = values.get(part) if isinstance(values, Mapping) else None

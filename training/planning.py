@@ -1,6 +1,6 @@
 """From a job file to everything a run needs. Looks at all of it first, so that people hear every mistake at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,8 +14,8 @@ from project.contracts.rows import RowKind
 from project.contracts.runs import RECIPES, Recipe
 from project.kernel import access
 from project.kernel.access import Actor
-from project.kernel.errors import Forbidden, Invalid, Problem
-from project.kernel.models import Workspace
+from project.kernel.errors import Forbidden, Invalid, NotReady, Problem
+from project.kernel.models import Artifact, Workspace
 from project.kernel.references import check_name
 from registry.actions.references import resolve
 from registry.models import ModelVersion
@@ -94,7 +94,7 @@ def plan(config: JobFile, *, by: Actor) -> Plan:
 _ORDER = tuple(JobFile.model_fields)
 
 
-def _reading_order(item: tuple[str, list[str]]) -> int:
+def _reading_order(item: tuple[str, Sequence[str]]) -> int:
     section = item[0].partition(".")[0]
     return _ORDER.index(section) if section in _ORDER else -1
 
@@ -143,6 +143,13 @@ def find_version(reference: str, *, workspace: Workspace) -> ModelVersion:
 def find_data(reference: str, *, workspace: Workspace) -> DatasetVersion:
     """A data set version that is ready. Raises NotFound, NotReady, Invalid."""
     return datasets.resolve(workspace, reference)
+
+
+def files_of(data: DatasetVersion) -> Artifact:
+    """The stored rows. Raises NotReady while there are none."""
+    if data.artifact is None:
+        raise NotReady(f"{data} is {data.state}; only a data set that is ready can be used.")
+    return data.artifact
 
 
 def found_at(field: str, call: Callable[[], T]) -> T:

@@ -171,8 +171,14 @@ class NewEvaluation(WorkspacePage):
                 raise Invalid(errors={field: ["Choose one."]})
         version = found_at("model_version", lambda: find_version(body["model_version"], workspace=workspace))
         data = found_at("dataset_version", lambda: find_data(body["dataset_version"], workspace=workspace))
-        numbers = {name: whole(body[name], name) for name in ("limit", "max_new_tokens") if name in body}
-        return evaluations.launch(version, data, metrics=body.get("metrics", []), by=self.actor, **numbers)
+        return evaluations.launch(
+            version,
+            data,
+            metrics=body.get("metrics", []),
+            limit=whole(body.get("limit"), "limit"),
+            max_new_tokens=whole(body.get("max_new_tokens"), "max_new_tokens"),
+            by=self.actor,
+        )
 
     def form(self, *args: Any, **kwargs: Any) -> EvaluationForm:
         versions, data_sets = versions_to_offer(self.actor), data_to_offer(self.actor)
@@ -182,9 +188,9 @@ class NewEvaluation(WorkspacePage):
         return self.render("training/evaluation_new.html", form=form, section="models", status=status)
 
 
-def whole(text: str, field: str) -> int:
+def whole(text: str | None, field: str) -> int | None:
     try:
-        return int(text)
+        return None if text is None else int(text)
     except ValueError:
         raise Invalid(errors={field: ["Must be a whole number."]}) from None
 

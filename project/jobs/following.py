@@ -64,16 +64,16 @@ def _running_here(job: Job) -> Iterator[threading.Event]:
 
     def work() -> None:
         try:
-            while not ended.is_set() and not draining.is_set():
+            while not draining.is_set():
                 slots.ensure(settings.HOST_NAME, job.queue)
                 taken = claim(job.queue, host=settings.HOST_NAME, owner=str(Identity.mine()), job_id=job.pk)
                 if taken is not None:
                     Supervisor(taken, draining=draining).run()
                 if Job.objects.get(pk=job.pk).is_terminal:
-                    ended.set()
-                else:  # the places of this host are taken, or the try was lost and another one follows
-                    time.sleep(POLL)
+                    return
+                time.sleep(POLL)  # the places of this host are taken, or the try was lost and another one follows
         finally:
+            ended.set()
             connections.close_all()
 
     thread = threading.Thread(target=work, name=f"job {job.pk}")
@@ -97,8 +97,9 @@ def _show(job: Job, console: Console, ended: threading.Event) -> None:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(job.title, total=1, unit="", eta="")
         while True:
+            over = ended.is_set()
             job.refresh_from_db()
-            if job.is_terminal:
+            if job.is_terminal or over:
                 return
             eta = f"{_span(job.eta_seconds)} left" if job.eta_seconds is not None else ""
             now = f"{job.phase or job.state}"

@@ -12,14 +12,14 @@ from project.jobs.actions import jobs
 from project.jobs.models import Job
 from project.kernel import access, audit, edges
 from project.kernel.access import Actor
-from project.kernel.errors import Conflict, Invalid, NotReady
+from project.kernel.errors import Conflict, Invalid
 from project.kernel.models import Artifact
 from registry.actions import scores
 from registry.models import ModelVersion
 from training.engine.metrics_registry import METRICS
 from training.engine.recipes import evaluate
 from training.models import Evaluation
-from training.planning import unanswerable, unknown_metrics
+from training.planning import files_of, unanswerable, unknown_metrics
 
 DEFAULT_METRICS: tuple[str, ...] = evaluate.EvaluateParams.model_fields["metrics"].default
 
@@ -90,8 +90,7 @@ def check(version: ModelVersion, data: DatasetVersion, metrics: Sequence[str], l
         wrong["metrics"] = [f"Name at least one of: {', '.join(METRICS.names())}."]
     if limit is not None and limit not in LIMITS:
         wrong["limit"] = [f"must be a whole number from {LIMITS[0]} to {LIMITS[-1]:,}"]
-    if data.artifact is None:
-        raise NotReady(f"{data} is {data.state}; only a data set that is ready can be used.")
+    files_of(data)
     wrong |= unanswerable(version, data, "dataset_version")
     if wrong:
         raise Invalid(errors=wrong)
@@ -104,7 +103,7 @@ def has_learned(version: ModelVersion, data: DatasetVersion) -> bool:
 
 def inputs_of(version: ModelVersion, data: DatasetVersion) -> dict[str, Artifact]:
     """What the recipe reads: an adapter comes with its base model."""
-    inputs = {"base": version.foundation.artifact, "data": data.artifact}
+    inputs = {"base": version.foundation.artifact, "data": files_of(data)}
     return {**inputs, "adapter": version.artifact} if version.is_adapter else inputs
 
 

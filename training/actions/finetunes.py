@@ -18,7 +18,7 @@ from registry.models import ModelVersion, RegisteredModel, VersionKind
 from training.actions import evaluations
 from training.jobfile import JobFile
 from training.models import FineTune
-from training.planning import plan
+from training.planning import files_of, plan
 
 
 @transaction.atomic
@@ -41,9 +41,9 @@ def launch(config: JobFile, *, by: Actor, start: bool = True) -> Job:
         held_out_version=made.held_out,
         config=made.config.model_dump(mode="json"),
     )
-    inputs = {"base": made.base.artifact, "data": made.data.artifact}
+    inputs = {"base": made.base.artifact, "data": files_of(made.data)}
     if made.validation is not None:
-        inputs["validation"] = made.validation.artifact
+        inputs["validation"] = files_of(made.validation)
     job = jobs.launch(
         made.recipe.name,
         made.params,

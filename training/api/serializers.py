@@ -25,7 +25,7 @@ class EvaluationSerializer(StrictModelSerializer[Evaluation]):
     model_version = serializers.UUIDField(source="version_id", read_only=True)
     version = serializers.CharField(source="version.reference", read_only=True)
     dataset_version = serializers.UUIDField(source="data_version_id", read_only=True)
-    data = serializers.CharField(source="data_label", read_only=True)
+    data_label = serializers.CharField(read_only=True)
     warnings = serializers.SerializerMethodField()
     failure = serializers.CharField(source="job.failure_message", read_only=True)
     finished_at = serializers.DateTimeField(source="job.finished_at", read_only=True)
@@ -39,7 +39,7 @@ class EvaluationSerializer(StrictModelSerializer[Evaluation]):
             "model_version",
             "version",
             "dataset_version",
-            "data",
+            "data_label",
             "split",
             "metrics",
             "limit",
@@ -93,7 +93,7 @@ class MetricChangeSerializer(serializers.Serializer[Any]):
     """One metric: `change` is second minus first, `low` to `high` its 95 % interval."""
 
     metric = serializers.CharField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # a serializer has a label too
     better = serializers.CharField(help_text="higher or lower")
     unit = serializers.CharField()
     first = serializers.DictField()

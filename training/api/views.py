@@ -45,7 +45,7 @@ class JobViewSet(JobsOnly):
         return self.reply(job, created=True)
 
 
-class EvaluationFilter(django_filters.FilterSet):
+class EvaluationFilter(django_filters.FilterSet):  # type: ignore[misc]
     model_version = django_filters.UUIDFilter(field_name="version_id")
     model = django_filters.UUIDFilter(field_name="version__model_id")
     dataset_version = django_filters.UUIDFilter(field_name="data_version_id")

@@ -91,7 +91,7 @@ def test_an_evaluation_is_started(cast: Cast, base: ModelVersion, data: DatasetV
     answer = cast.api("teammate").post(EVALUATIONS, body)
     assert answer.status_code == 201, answer.content
     made = answer.json()
-    assert (made["version"], made["data"], made["state"], made["scores"]) == ("tiny:1", "sums:1", "queued", [])
+    assert (made["version"], made["data_label"], made["state"], made["scores"]) == ("tiny:1", "sums:1", "queued", [])
     job = Job.objects.get(pk=made["job"])
     assert (job.params["limit"], job.params["metrics"]) == (4, ["exact_match", "f1"])
     assert set(job.inputs) == {"base", "data"}

@@ -1,6 +1,7 @@
 """`manage.py evaluate --model support-intents:3 --data held-out --output results.json`"""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Command(TuneloopCommand):
         )
         if warning := job.evaluation.warning:
             self.stderr.write(self.style.WARNING(f"Warning: {warning}"))
-        job = follow(job, by=self.actor, to=self.stderr._out, quiet=options["json"])  # type: ignore[attr-defined]
+        job = follow(job, by=self.actor, to=sys.stderr, quiet=options["json"])
         if job.state != JobState.SUCCEEDED:
             raise CommandError(f"The evaluation {job.state}: {job.failure_message} {job.failure_hint}".strip())
         evaluation = Evaluation.objects.select_related("version__model", "data_version__dataset").get(job=job)

@@ -53,7 +53,7 @@ class Command(TuneloopCommand):
 
     def finish(self, job: Job) -> Job:
         """Raises CommandError, in the job's own words, when it does not succeed."""
-        job = follow(job, by=self.actor, to=self.stderr._out, quiet=self.options["json"])  # type: ignore[attr-defined]
+        job = follow(job, by=self.actor, to=sys.stderr, quiet=self.options["json"])
         if job.state != JobState.SUCCEEDED:
             why = f"{job.failure_field}: {job.failure_message}" if job.failure_field else job.failure_message
             raise CommandError(f"{job.title}: {job.state}. {why} {job.failure_hint}".strip())
