@@ -73,3 +73,4 @@ def _run(stack: Any, settings: Any, blocker: Any) -> Iterator[Any]:
             yield stack
         finally:
             stack.stop()
+            print(stack.logs()[-5000:])  # shown when the test fails

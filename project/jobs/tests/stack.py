@@ -135,7 +135,7 @@ def engines_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def until(condition: Callable[[], Any], what: str = "", seconds: float = 30) -> Any:
+def until(condition: Callable[[], Any], what: str = "", seconds: float = 60) -> Any:
     """Wait for something to become true; fails with `what` when it takes too long."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -146,7 +146,7 @@ def until(condition: Callable[[], Any], what: str = "", seconds: float = 30) -> 
     raise AssertionError(f"not within {seconds} s: {what or condition}")
 
 
-def ended(job: Job, seconds: float = 30) -> Job:
+def ended(job: Job, seconds: float = 60) -> Job:
     """`job` once it is terminal."""
     until(lambda: Job.objects.get(pk=job.pk).is_terminal, f"the end of {job}", seconds)
     return Job.objects.get(pk=job.pk)
