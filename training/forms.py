@@ -244,7 +244,10 @@ class EvaluationForm(forms.Form):
         help_text="At most so many, drawn at random. Empty: all.",
     )
     max_new_tokens = forms.CharField(
-        widget=forms.NumberInput, required=False, label="Longest answer (tokens)", help_text="Longer ones are cut."
+        widget=forms.NumberInput,
+        required=False,
+        label="Longest answer (tokens)",
+        help_text="Longer ones are cut. Empty: twice the longest reference.",
     )
 
     def __init__(self, *args: Any, versions: Choices, data_sets: Choices, **kwargs: Any) -> None:

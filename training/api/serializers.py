@@ -71,7 +71,9 @@ class NewEvaluation(StrictSerializer):
         allow_null=True,
         help_text="At most so many rows, drawn by `seed`. Left out: all.",
     )
-    max_new_tokens = serializers.IntegerField(min_value=1, max_value=8192, required=False, help_text="Per answer.")
+    max_new_tokens = serializers.IntegerField(
+        min_value=1, max_value=8192, required=False, help_text="Per answer. Left out: twice the longest reference."
+    )
     seed = serializers.IntegerField(
         min_value=0, max_value=2**32 - 1, required=False, help_text="Of the choice of rows, if there is a limit."
     )

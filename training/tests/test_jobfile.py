@@ -1,6 +1,7 @@
 """The job file: one schema, whichever way it comes in, and every mistake named by its field."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from project.kernel.errors import Invalid, TooLarge
 from training.documents import read_yaml_or_json
 from training.engine.recipes.sft import SftParams
-from training.jobfile import PLACES, Defaults, JobFile, parse, recipe_params, settle
+from training.jobfile import PLACES, SECTIONS, Defaults, JobFile, LoraMethod, parse, recipe_params, settle
 
 SMALLEST = {"name": "adder", "model": {"base_model": "tiny"}, "data": {"dataset": "sums"}}
 EXAMPLE = """
@@ -45,6 +46,19 @@ def test_the_documented_example_is_read() -> None:
     )
     assert params.method.type == "lora"
     assert params.save_best_model
+
+
+def test_the_demo_s_job_file_is_read(settings: Any) -> None:
+    text = (Path(settings.BASE_DIR) / "training" / "demo_job.yaml").read_text()
+    assert recipe_params(settle(parse(read_yaml_or_json(text)), Defaults(), context=8192), SftParams, "sft")
+
+
+def test_the_documentation_names_every_field(settings: Any) -> None:
+    text = (Path(settings.BASE_DIR) / "templates" / "docs" / "training.md").read_text()
+    sections = {**SECTIONS, "method": LoraMethod}
+    fields = {f"{name}.{field}" for name, model in sections.items() for field in model.model_fields}
+    fields = {field for field in fields if not field.startswith("optimization.early_stopping.")}
+    assert not [field for field in fields if f"`{field}`" not in text]
 
 
 def test_yaml_and_json_are_the_same_document() -> None:
