@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from project.modeling.loading import load_adapter, load_base, load_tokenizer
 from project.modeling.render import question
 from project.modeling.tiny import make_tiny_model
 from training.engine.recipes.sft import SftParams
-from training.engine.tests.conftest import chat, go, lessons
+from training.engine.tests.conftest import Ran, chat, go, lessons
 
 QUICK = {"max_steps": 6, "batch_size": 4, "learning_rate": 1e-3}
 LORA = {"type": "lora", "r": 4, "alpha": 8}
@@ -52,6 +53,15 @@ def test_lora_learns_and_leaves_an_adapter_that_answers(run, base: Path, data: P
     losses = list(ran.curve("loss").values())
     assert losses[-1] < losses[0] / 5
     assert {file.name for file in ran.artifact.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+@pytest.mark.parametrize("method", [LORA, {"type": "full"}], ids=["lora", "full"])
+def test_bf16_computes_in_bf16_and_keeps_trained_weights_in_fp32(run, method) -> None:
+    ran = run("sft", {**QUICK, "method": method, "precision": "bf16", "max_steps": 20, "learning_rate": 5e-3})
+    losses = list(ran.curve("loss").values())
+    assert losses[-1] < losses[0] / 2
+    assert {tensor.dtype for tensor in weights(ran.artifact).values()} == {torch.float32}
+    assert "Computing in bfloat16: flattened rows, attention within each row" in ran.logs()
 
 
 def test_an_adapter_names_no_path_of_this_host(run, tmp_path: Path) -> None:
@@ -286,6 +296,31 @@ def test_bad_settings_name_their_field(params, field) -> None:
 def test_every_setting_says_what_it_does() -> None:
     properties = SftParams.model_json_schema()["properties"]
     assert [name for name, one in properties.items() if "description" not in one] == []
+
+
+@pytest.mark.full
+def test_a_killed_process_is_resumed_to_the_same_weights(start) -> None:
+    """In processes of their own, as jobs run: one is left alone, one is killed after its second checkpoint."""
+    params = {**QUICK, "max_steps": 30, "checkpoint_every": 5, "method": {**LORA, "dropout": 0.1}}
+
+    def launch(ran: Ran) -> subprocess.Popen[bytes]:
+        ran.context.close()
+        return subprocess.Popen([sys.executable, "-m", "training.engine", str(ran.folder)])
+
+    whole, killed = start("sft", params), start("sft", {**params, "keep_checkpoints": 9})
+    assert launch(whole).wait(120) == 0
+    process = launch(killed)
+    until = time.monotonic() + 120
+    while not (killed.folder / "checkpoints" / "step-00000010" / "COMMIT").exists() and time.monotonic() < until:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait(10) == -9
+    newest = checkpoints.newest([killed.folder / "checkpoints"])
+    assert newest is not None
+    resumed = start("sft", params, resume_from=newest)
+    assert launch(resumed).wait(120) == 0
+    assert same(whole.artifact, resumed.artifact)
+    assert resumed.of("done") and not killed.of("done")
 
 
 def test_reading_a_recipe_imports_nothing_heavy() -> None:
