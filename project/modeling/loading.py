@@ -91,7 +91,9 @@ def load_base(
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a log file is no terminal
     weights.check_folder(base)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(

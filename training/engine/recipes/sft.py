@@ -313,8 +313,8 @@ def _arguments(params: SftParams, plan: "Plan", ctx: RunContext) -> Any:
         output_dir=str(ctx.folder / "tmp" / "trainer"),
         use_cpu=ctx.spec.device == "cpu",
         bf16=False,  # TRL's default is a GPU's; number formats are settled in components.model
-        gradient_checkpointing=params.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=params.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         per_device_train_batch_size=params.batch_size,
         gradient_accumulation_steps=params.gradient_accumulation_steps,
         max_steps=plan.total_steps,

@@ -64,6 +64,14 @@ def test_bf16_computes_in_bf16_and_keeps_trained_weights_in_fp32(run, method) ->
     assert "Computing in bfloat16: flattened rows, attention within each row" in ran.logs()
 
 
+@pytest.mark.parametrize("method", [LORA, {"type": "full"}], ids=["lora", "full"])
+def test_recomputing_activations_changes_no_number(run, method) -> None:
+    curves = [
+        run("sft", {**QUICK, "method": method, "gradient_checkpointing": on}).curve("loss") for on in (True, False)
+    ]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+
+
 def test_an_adapter_names_no_path_of_this_host(run, tmp_path: Path) -> None:
     ran = run("sft", QUICK)
     text = b"".join(file.read_bytes() for file in ran.artifact.rglob("*") if file.is_file())
