@@ -206,6 +206,7 @@ CELERY = {
     },
     "broker_connection_retry_on_startup": True,
     "task_ignore_result": True,
+    "worker_pool": "solo",  # a task only wakes the worker's dispatcher, which must be in the same process
     "task_acks_late": False,  # the database decides what runs again, never the broker
     "worker_prefetch_multiplier": 1,
     "task_default_queue": "cpu",

@@ -1,7 +1,7 @@
 """The jobs' side of a Celery worker process: a dispatcher that lives as long as Celery's consumer does.
 
-Run workers with the solo pool (`celery -A project.celery worker -P solo -Q gpu`): a task here only wakes the
-dispatcher, so there is nothing to share out, and nothing is ever forked from a process that has threads.
+Workers use Celery's solo pool (settings.py): a task only wakes the dispatcher, so there is nothing to share out, and
+nothing is ever forked from a process that has threads. With a pool of processes the task would wake nobody.
 """
 
 import logging

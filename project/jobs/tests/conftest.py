@@ -23,7 +23,7 @@ def _migrate(**environment: str) -> None:
     root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "manage.py", "migrate", "-v", "0"]
     clean = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
-    subprocess.run(command, cwd=root, env={**clean, **environment}, check=True, timeout=120)
+    subprocess.run(command, cwd=root, env={**clean, **environment}, check=True, timeout=280)
 
 
 @pytest.fixture(scope="session")

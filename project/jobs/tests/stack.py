@@ -68,7 +68,7 @@ class Stack:
 
     def worker(self, queues: str = "cpu", **environment: str) -> "subprocess.Popen[bytes]":
         name = f"w{len(self.processes)}@%h"
-        return self.start("celery", *_APP, "worker", "-P", "solo", "-Q", queues, "-n", name, **environment)
+        return self.start("celery", *_APP, "worker", "-Q", queues, "-n", name, **environment)
 
     def beat(self) -> "subprocess.Popen[bytes]":
         return self.start("celery", *_APP, "beat")

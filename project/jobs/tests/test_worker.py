@@ -1,18 +1,23 @@
 """Real worker processes: what is promised when things are queued, cancelled, killed and repeated."""
 
+import getpass
 import os
 import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
+from pathlib import Path
+from urllib.parse import parse_qs
 
 import psutil
 import pytest
+from django.db import connections
 
 from project.jobs import reaper
 from project.jobs.actions import jobs
 from project.jobs.models import DeviceSlot, Job, JobAttempt, Metric, Worker
-from project.jobs.tests.stack import ROOT, Stack, ended, engines_in, stepping, until
+from project.jobs.tests.stack import LEASE, ROOT, Stack, ended, engines_in, stepping, until
 from project.kernel.access import Actor
 
 
@@ -263,3 +268,28 @@ threads = [threading.Thread(target=work) for _ in range(5)]
     assert sorted(running.values_list("pk", flat=True)) == oldest
     for job in launched:
         jobs.cancel(Job.objects.get(pk=job.pk), by=actor(job))
+
+
+@pytest.mark.full
+def test_a_database_that_crashes_and_comes_back_costs_nothing(services: Stack) -> None:
+    from pgserver._commands import pg_ctl  # type: ignore[attr-defined]
+
+    folder = Path(parse_qs(services.database_url.partition("?")[2])["host"][0])
+    user = folder.owner()
+
+    def control(*command: str) -> None:
+        pg_ctl([*command], pgdata=folder, user=None if user == getpass.getuser() else user, timeout=30)
+
+    services.worker(JOB_GRACE="60")
+    services.beat()
+    job = services.launch(steps=80, pause=0.1)
+    stepping(job, 10)
+    control("-m", "immediate", "stop")
+    time.sleep(LEASE)  # long enough for the lease to run out
+    control("-w", "start", "-o", f"-k {folder} -h ''", "-l", str(folder / "log"))
+    connections["default"].close()
+    job = ended(job)
+    assert (job.state, job.attempt, job.losses) == ("succeeded", 1, 0)
+    steps = Metric.objects.filter(job=job, key="loss").order_by("step").values_list("step", flat=True)
+    assert list(steps) == list(range(1, 81))
+    check_promises(services)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -88,6 +89,8 @@ class Command(BaseCommand):
 
     def _run(self, listener: socket.socket, options: dict[str, Any], link: str) -> None:
         for child in self._plan(listener, options):
+            if options["verbosity"] > 1:
+                self._say(child.name, shlex.join(child.command))
             self.children.start(child)
         self._write_state(ready=False)
         if not self._wait_until_ready():
@@ -115,7 +118,7 @@ class Command(BaseCommand):
         plan = [Child("web", web, patience=15, pass_fds=(listener.fileno(),))]
         for queue in ("gpu", "cpu"):
             if queue not in without:
-                worker = [*celery, "worker", "-P", "solo", "-Q", queue, "-n", f"{queue}@%h", "--without-mingle"]
+                worker = [*celery, "worker", "-Q", queue, "-n", f"{queue}@%h", "--without-mingle"]
                 plan.append(Child(f"worker-{queue}", [*worker, "--without-gossip"], patience=save))
         if "beat" not in without:
             plan.append(Child("beat", [*celery, "beat"]))
