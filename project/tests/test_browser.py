@@ -163,7 +163,7 @@ def test_no_page_is_broken(
         assert page.locator("h1").count() == 1, f"{path} needs one h1"
         unnamed = page.evaluate(
             "[...document.querySelectorAll('button, a, input:not([type=hidden]), select, textarea')]"
-            ".filter(e => e.offsetParent && !e.innerText?.trim() && !e.getAttribute('aria-label')"
+            ".filter(e => e.offsetParent && !e.textContent?.trim() && !e.getAttribute('aria-label')"
             " && !e.labels?.length && !e.title && !e.querySelector('[aria-label], .visually-hidden, title'))"
             ".map(e => e.outerHTML.slice(0, 120))"
         )
