@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -60,6 +61,10 @@ class Engine:
         self._process = process
         self.pid = process.pid
         self.created = created_at(process.pid)
+        self._end = select.poll()
+        self._end_descriptor = _pidfd(process.pid)
+        if self._end_descriptor is not None:
+            self._end.register(self._end_descriptor, select.POLLIN)
 
     @classmethod
     def start(cls, folder: Path, spec: RunSpec, recipe: Recipe | None) -> "Engine":
@@ -93,9 +98,12 @@ class Engine:
         return Ended(None, -code) if code < 0 else Ended(code, None)
 
     def wait(self, seconds: float) -> Ended | None:
-        """Like `ended`, after waiting for at most `seconds`."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
+        """Like `ended`, after waiting for at most `seconds`; costs nothing while it waits."""
+        if self._end_descriptor is not None:
+            self._end.poll(seconds * 1000)
+        else:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
         return self.ended()
 
     def ask_to_stop(self) -> None:
@@ -106,7 +114,18 @@ class Engine:
         """Kill the whole group and wait until it is gone; false if something survives ten seconds of that."""
         gone = kill_group(self.pid, self.created)
         self._process.poll()
+        if gone and self._end_descriptor is not None:
+            os.close(self._end_descriptor)
+            self._end_descriptor = None
         return gone
+
+
+def _pidfd(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends (Linux 5.3); None elsewhere."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ def locked(rows: "models.QuerySet[Job]") -> Job | None:
 def append(job: Job, kind: str, **body: Any) -> JobEvent:
     """Write one event of the platform itself, and tell open pages when the transaction commits."""
     job.last_seq += 1
-    event = JobEvent.objects.create(job=job, seq=job.last_seq, attempt=job.attempt, type=kind, at=db_now(), body=body)
+    event = JobEvent.objects.create(job=job, seq=job.last_seq, attempt=job.attempt, type=kind, at=Now(), body=body)
     Job.objects.filter(pk=job.pk).update(last_seq=job.last_seq)
     hint(job)
     return event
@@ -26,8 +26,3 @@ def append(job: Job, kind: str, **body: Any) -> JobEvent:
 def hint(job: Job) -> None:
     """Something up to `last_seq` is new: pages fetch the rest."""
     live.publish(f"job.{job.pk}", seq=job.last_seq)
-    live.publish(f"jobs.{job.workspace_id}", job=str(job.pk), state=job.state)
-
-
-def db_now() -> Now:
-    return Now()

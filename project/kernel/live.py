@@ -17,8 +17,8 @@ def publish(group: str, **payload: Any) -> None:
 
 def _send(group: str, payload: dict[str, Any]) -> None:
     layer = get_channel_layer()
-    if layer is None:
-        return
+    if layer is None or not getattr(layer, "groups", {group: True}).get(group):
+        return  # the in-memory layer reaches this process only, and nobody here listens
     try:
         async_to_sync(layer.group_send)(group, {"type": "hint", **payload})
     except Exception:  # the layer is a convenience: pages poll the database without it
