@@ -122,9 +122,9 @@ FROM units LEFT JOIN votes ON votes.unit_hash = units.unit_hash GROUP BY of_arm
 """
 
 _LATENCIES = """{units}, ranked AS (
-    SELECT exposed.arm, latency_ms, ROW_NUMBER() OVER (PARTITION BY exposed.arm ORDER BY latency_ms) AS place,
-        COUNT(*) OVER (PARTITION BY exposed.arm) AS n
-    FROM exposed JOIN units ON units.unit_hash = exposed.unit_hash WHERE arms = 1 AND error = ''
+    SELECT arm, latency_ms, ROW_NUMBER() OVER (PARTITION BY arm ORDER BY latency_ms) AS place,
+        COUNT(*) OVER (PARTITION BY arm) AS n
+    FROM exposed WHERE error = '' AND unit_hash NOT IN (SELECT unit_hash FROM units WHERE arms > 1)
 )
 SELECT arm, latency_ms FROM ranked
 WHERE place = (n * 50 + 99) / 100 OR place = (n * 95 + 99) / 100 ORDER BY arm, place

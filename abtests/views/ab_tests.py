@@ -24,6 +24,7 @@ DONE = {
     "stop": "Stopped. Its numbers stay here.",
     "delete": "Deleted.",
 }
+MANY = 20_000  # answers, beyond which counting them every few seconds would cost more than it tells
 
 
 def _tests() -> Any:
@@ -102,7 +103,7 @@ class ABTestPage(WorkspacePage):
             seen=[arm.units for arm in results.arms],
             waiting=waiting if test.state in (TestState.DRAFT, TestState.PAUSED) else [],
             held=route is not None and test.state in (TestState.DRAFT, TestState.PAUSED),
-            moves=test.state in (TestState.RUNNING, TestState.DRAFT, TestState.PAUSED),
+            refresh=0 if test.state == TestState.STOPPED else 5 if results.answers < MANY else 60,
         )
 
 
