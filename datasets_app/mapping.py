@@ -53,9 +53,9 @@ def recognise(columns: Sequence[str], first: Fields) -> Mapped:
     found = {part: names[part] for part in PARTS if part in names}
     found.pop("messages", None)
     for name in _CONVERSATIONS:
-        if isinstance(first.get(names.get(name, "")), list | str):
+        if name in names and isinstance(first.get(names[name]), list | str):
             found.setdefault("messages", names[name])
-    if not _is_truth(first.get(found.get("label", ""))):
+    if "label" in found and not _is_truth(first.get(found["label"])):
         found.pop("label", None)
     if any(name in names for name in (*_ANSWERS, "prompt", "question", "query")):
         found.pop("text", None)

@@ -207,7 +207,8 @@ def _turns(parts: Parts) -> dict[str, Any]:
 
 
 def _history(parts: Parts) -> list[list[str]]:
-    value = parts.fields.get(parts.columns.get("history", "")) or []
+    value = parts.fields.get(parts.columns["history"]) if "history" in parts.columns else None
+    value = [] if value is None or value == "" else value
     pairs = isinstance(value, list) and all(
         isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in value
     )

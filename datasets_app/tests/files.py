@@ -146,6 +146,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str, list[str]]] = {
         "file",
         ["Line 1", "'prompt' has to be a text, it is an object"],
     ),
+    "strange names": ("rows.jsonl", b'{"": "a", "\\u0000": "b", "x\\ny": "c"}\n', "columns", ["what to learn"]),
     "plain text": ("book.txt", b"It was the best of times,\nit was the worst of times\nand so\n", "file", ["book.txt"]),
 }  # fmt: skip
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from datasets_app.management.commands import import_dataset
 from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.tests.files import BAD_FILES, PAIRS, jsonl, write
 from project.jobs.models import Job
 from project.jobs.testing import run_to_end
-from project.testing import Cast
+from project.testing import Cast, run_manage
 
 
 def run(path: Path, *arguments: str) -> str:
@@ -40,15 +41,30 @@ def test_the_json_is_stable(cast: Cast, tmp_path: Path) -> None:
     assert run_to_end(Job.objects.get(pk=printed["job"])).state == "succeeded"
 
 
-def test_with_wait_it_runs_without_a_worker(transactional_db: None, cast: Cast, tmp_path: Path) -> None:
+@pytest.mark.full
+def test_with_wait_it_runs_without_a_worker(tmp_path: Path) -> None:
+    """From an empty folder, in a process of its own, as on somebody's laptop."""
+    env = {"DATA_PATH": str(tmp_path / "data")}
+    setup = (
+        "from django.core.management import call_command; call_command('migrate', verbosity=0)\n"
+        "from project.kernel.models import Workspace; Workspace.objects.create(name='Acme', slug='acme')"
+    )
+    assert run_manage("shell", "--no-imports", "-c", setup, env=env).returncode == 0
     path = write(tmp_path, "rows.csv", b"text,category\nWhere is it?,card_arrival\nWhere is it?,card_arrival\n")
     columns = ("--columns", "prompt=text", "completion=category")
-    said = run(path, *columns, "--wait")
-    assert "pairs:1 is ready: 2 rows of kind completion" in said
-    assert "warning: One row repeats an earlier one." in said
-    printed = json.loads(run(path, *columns, "--wait", "--json"))
-    assert (printed["reference"], printed["state"], printed["rows"]) == ("pairs:2", "ready", 2)
+    done = run_manage("import_dataset", str(path), "--name", "pairs", *columns, "--wait", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert (printed["reference"], printed["state"], printed["rows"]) == ("pairs:1", "ready", 2)
     assert printed["summary"]["duplicates"] == 1
+
+
+def test_with_wait_it_says_what_the_checks_found(cast: Cast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # SQLite in memory has one connection's table locks for all threads: the job runs in this one.
+    monkeypatch.setattr(import_dataset, "follow", lambda job, **_: run_to_end(job))
+    said = run(write(tmp_path, "rows.jsonl", jsonl([*PAIRS, PAIRS[0]])), "--wait")
+    assert "pairs:1 is ready: 5 rows of kind completion" in said
+    assert "warning: One row repeats an earlier one." in said
 
 
 @pytest.mark.parametrize("what", list(BAD_FILES))
@@ -84,10 +100,9 @@ def test_a_file_that_is_not_there_is_said(cast: Cast, tmp_path: Path) -> None:
         run(tmp_path)
 
 
-def test_a_failed_import_is_one_line_too(
-    transactional_db: None, cast: Cast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_import_is_one_line_too(cast: Cast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets_app.actions.datasets.CHECKED_AT_ONCE", 100)
+    monkeypatch.setattr(import_dataset, "follow", lambda job, **_: run_to_end(job))
     rows: list[Any] = PAIRS * 100
     with pytest.raises(CommandError, match="Line 401: not valid JSON"):
         run(write(tmp_path, "rows.jsonl", jsonl(rows) + b"oops\n"), "--wait")
