@@ -97,7 +97,7 @@ class Gateway:
 
     def __init__(self, directory: Directory | None = None, recorder: Recorder | None = None) -> None:
         self._directory = directory or Directory()
-        self.recorder = recorder or Recorder()
+        self._recorder = recorder or Recorder()
         self._client: httpx.AsyncClient | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,6 +110,13 @@ class Gateway:
         except Exception:
             log.exception("a request to %s failed", scope["path"])
             await answer.fail(server_error(500, "The gateway failed on this request.", "internal_error"))
+
+    async def close(self) -> None:
+        """When the server stops: write the last rows, let connections go."""
+        await self._recorder.close()
+        self._directory.close()
+        if self._client is not None:
+            await self._client.aclose()
 
     async def _route(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"].rstrip("/")
@@ -168,7 +175,7 @@ class Gateway:
         await asyncio.wait({answering})
         if not call.heard.finish_reason:
             call.heard.finish_reason = "cancelled"
-            await self.recorder.keep(call.record())
+            await self._recorder.keep(call.record())
 
     async def _answer(self, call: Call, send: Send) -> None:
         try:
@@ -176,7 +183,7 @@ class Gateway:
         except httpx.HTTPError as error:
             call.heard.error = f"The engine could not be reached: {type(error).__name__}."
             log.warning("%s on %s: %s", call.model.name, call.arm.backend.url, call.heard.error)
-            await self.recorder.keep(call.record())
+            await self._recorder.keep(call.record())
             raise _unavailable(f"The model '{call.body['model']}' does not answer at the moment.") from error
 
     async def _forward(self, call: Call, send: Send) -> None:
@@ -206,7 +213,7 @@ class Gateway:
             else:
                 content = await self._while_alive(call, upstream.aread())
                 call.heard.whole(content)
-                await self.recorder.keep(call.record())
+                await self._recorder.keep(call.record())
                 await reply(send, 200, content, {"x-answer-id": call.id})
         finally:
             await upstream.aclose()
@@ -218,7 +225,7 @@ class Gateway:
             raise _unavailable(f"The model '{call.body['model']}' is being started. Try again shortly.")
         if status >= 500:
             call.heard.error = f"The engine answered {status}."
-            await self.recorder.keep(call.record())
+            await self._recorder.keep(call.record())
         retry = upstream.headers.get("retry-after")
         await reply(send, status, content, {"retry-after": retry} if retry else None)
 
@@ -250,7 +257,7 @@ class Gateway:
             broken = server_error(503, "The engine broke off in the middle of the answer.", "engine_lost")
             ending = b"" if tap.heard.error else sse(broken.body())
             tap.heard.error = tap.heard.error or broken.message
-        await self.recorder.keep(call.record())
+        await self._recorder.keep(call.record())
         await send({"type": "http.response.body", "body": ending, "more_body": False})
 
     async def _while_alive(self, call: Call, waiting: Awaitable[T]) -> T:
@@ -351,3 +358,6 @@ def _header_safe(text: str) -> str:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+application = Gateway()

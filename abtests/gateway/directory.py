@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from abtests.gateway import snapshot
@@ -67,7 +67,11 @@ class Directory:
         if last is None or now - last > NOTE_USE_EVERY:
             self._noted[key.id] = now
             note = asyncio.create_task(self._in_thread(lambda: snapshot.note_use(key.id)))
-            note.add_done_callback(_said)
+            note.add_done_callback(lambda task: self._noted_or_not(task, key.id))
+
+    def _noted_or_not(self, task: "asyncio.Task[None]", key_id: UUID) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._noted.pop(key_id, None)
 
     async def find(self, workspace_id: UUID, reference: str) -> tuple[Model, Split]:
         """Who answers for a reference. Raises ApiError 404 that says why nobody does."""
@@ -99,6 +103,9 @@ class Directory:
     def vouched(self, engine_id: UUID | None) -> bool:
         """Did the engine's supervisor vouch for it lately, as far as is known?"""
         return self._present is not None and engine_id in self._present.engines
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False)
 
     async def _refresh(self) -> None:
         """Read what is true now. Several at once share one reading that began after they asked. Raises ApiError 503."""
@@ -145,11 +152,10 @@ class Directory:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         def work() -> T:
-            close_old_connections()
             try:
                 return call()
             finally:
-                close_old_connections()
+                connection.close()  # one reading per second does not deserve a connection of its own
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from django.db import IntegrityError, InterfaceError, OperationalError, close_old_connections
+from django.db import IntegrityError, InterfaceError, OperationalError, close_old_connections, connections
 
 from abtests.traffic import AnswerRecord, record_answers
 
@@ -47,10 +47,12 @@ class Recorder:
         done, _ = await asyncio.wait({entry.written}, timeout=PATIENCE)
         return bool(done) and not entry.written.cancelled()
 
-    async def flush(self) -> None:
-        """Wait until everything is written."""
-        while self._writer is not None and not self._writer.done():
-            await asyncio.wait({self._writer})
+    async def close(self) -> None:
+        """Write what is left, for a moment at most, and give the connection back."""
+        if self._writer is not None and not self._writer.done():
+            await asyncio.wait({self._writer}, timeout=PATIENCE)
+        await asyncio.get_running_loop().run_in_executor(self._pool, connections.close_all)
+        self._pool.shutdown(wait=False)
 
     async def _work(self) -> None:
         while self._waiting:

@@ -144,10 +144,16 @@ def _version(
 
 @contextlib.contextmanager
 def running(app: Any) -> Iterator[str]:
-    """An ASGI application on a real server in a thread: (url)."""
+    """An ASGI application on a real server in a thread: its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
+
+    async def serve() -> None:
+        await server.serve(sockets=[listener])
+        if isinstance(app, Gateway):
+            await app.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     try:
         while not server.started:

@@ -346,8 +346,13 @@ def test_a_version_being_let_go_still_answers_by_number(served: Served) -> None:
 
 
 def test_the_last_use_of_a_token_is_noted(served: Served, eventually: Eventually) -> None:
-    served.client().models.list()
-    eventually(lambda: ApiToken.objects.get().last_used_at is not None)
+    client = served.client()
+
+    def is_noted() -> bool:
+        client.models.list()
+        return ApiToken.objects.get().last_used_at is not None
+
+    eventually(is_noted)
 
 
 def test_the_web_process_needs_no_torch_for_it() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+START_TIMEOUT = 240.0  # seconds: importing torch alone takes a minute on a busy machine
 SECRET = "a-secret-of-this-test-only"
 
 
@@ -57,7 +58,7 @@ def running_engine(folder: Path, base: Path, **spec: Any) -> Iterator[Engine]:
         command = [sys.executable, "-m", "registry.serving.engine", str(folder / "spec.json")]
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + START_TIMEOUT
         while not (folder / "ready.json").exists():
             assert process.poll() is None and time.monotonic() < until, (folder / "log.txt").read_text()
             time.sleep(0.05)

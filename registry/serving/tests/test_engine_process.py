@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from project.modeling.tiny import make_tiny_model
-from registry.serving.tests.cast import SECRET, Engine, make_adapter, running_engine
+from registry.serving.tests.cast import SECRET, START_TIMEOUT, Engine, make_adapter, running_engine
 
 ASK = {"model": "base", "messages": [{"role": "user", "content": "What did it find? 世界"}], "temperature": 0}
 
@@ -165,7 +165,7 @@ def test_it_does_not_outlive_its_parent(base: Path, tmp_path: Path) -> None:
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + START_TIMEOUT
         while not (tmp_path / "ready.json").exists():
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -183,7 +183,7 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "spec.json").write_text(json.dumps({"base": str(tmp_path / "base"), "secret": SECRET}))
     command = [sys.executable, "-m", "registry.serving.engine", str(tmp_path / "spec.json")]
-    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 1
+    assert subprocess.run(command, capture_output=True, timeout=START_TIMEOUT).returncode == 1
     assert json.loads((tmp_path / "failed.json").read_text())["message"]
     assert not (tmp_path / "ready.json").exists()
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from project.testing import run_manage
+from registry.serving.tests.cast import START_TIMEOUT
 
 pytestmark = pytest.mark.full
 
@@ -68,7 +69,7 @@ class Host:
             return database.execute(query).fetchall()
 
     def wait_until_healthy(self, *, engines: int) -> psutil.Process:
-        until = time.monotonic() + 90
+        until = time.monotonic() + START_TIMEOUT
         query = "SELECT e.pid FROM registry_deployment d JOIN registry_engine e ON d.engine_id = e.id"
         while True:
             found = self.rows(f"{query} WHERE d.state = 'healthy' AND e.state = 'ready'")
@@ -83,7 +84,7 @@ class Host:
             process.wait(timeout=10)
 
 
-def gone(process: psutil.Process, seconds: float = 15) -> bool:
+def gone(process: psutil.Process, seconds: float = 30) -> bool:
     until = time.monotonic() + seconds
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         if time.monotonic() > until:

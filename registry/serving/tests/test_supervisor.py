@@ -13,6 +13,7 @@ from django.utils import timezone
 from project.kernel import artifacts
 from registry.models import Deployment, DeploymentState, Engine, EngineState
 from registry.serving.supervisor import ServeOptions, Supervisor
+from registry.serving.tests.cast import START_TIMEOUT
 from registry.serving.tests.conftest import Shelf
 
 OPTIONS = ServeOptions(drain=2, engine={"dtype": "float32", "threads": 1})
@@ -25,7 +26,7 @@ def supervisor(db: None, tmp_path: Path) -> Iterator[Supervisor]:
     supervisor.close()
 
 
-def turn_until(supervisor: Supervisor, condition: Callable[[], bool], *, seconds: float = 90) -> None:
+def turn_until(supervisor: Supervisor, condition: Callable[[], bool], *, seconds: float = START_TIMEOUT) -> None:
     until = time.monotonic() + seconds
     while True:
         supervisor.tick()
