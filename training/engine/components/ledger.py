@@ -17,6 +17,8 @@ class Ledger:
     seconds: float = 0.0
     loss_sum: float = 0.0
     loss_steps: int = 0
+    unlogged_loss: float = 0.0  # sum over the steps after `logged_step`
+    logged_step: int = 0
     eval_loss: float | None = None
     best_loss: float | None = None
     best_step: int | None = None

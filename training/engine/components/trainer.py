@@ -3,7 +3,8 @@
 import math
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from project.contracts.runs import RunContext, UserError
+from project.contracts.runs import RunContext, StopRequested, UserError
 from project.modeling import checkpoints
 from training.engine.components.forward import Forward
 from training.engine.components.ledger import Ledger
@@ -63,7 +64,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         self.plan, self.ledger = plan, Ledger()
         self._forward, self._ctx = forward, ctx
         self._validation = validation
-        self._seen = (0, time.monotonic())  # tokens and time since the last line of metrics
+        self._tokens, self._since = 0, time.monotonic()  # of the next line of metrics
         self._last_metrics: dict[str, float] = {}
         super().__init__(
             model,
@@ -105,11 +106,14 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         if (checkpoint / "best").is_dir():
             shutil.copytree(checkpoint / "best", self.best_weights)
         self._ctx.log(f"Resuming after step {step}.")
-        if step < self.plan.total_steps and not self.ledger.stopped_early:
+        self._load_from_checkpoint(str(checkpoint))
+        self.state.global_step = step
+        if self.ledger.evaluation_due:
+            self.evaluate()
+            if self.ledger.evaluation_due:
+                raise StopRequested  # again; the checkpoint it came from is still the newest
+        if self.interrupted:
             self.train(resume_from_checkpoint=str(checkpoint))
-        else:  # only the end was missing
-            self._load_from_checkpoint(str(checkpoint))
-            self.state.global_step = step
 
     def save_result(self, folder: Path) -> None:
         """Write the weights that the run is for: the last, or the best if those are kept."""
@@ -141,7 +145,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         tokens, learned = inputs["input_ids"].shape[1], len(inputs["targets"])
         self.ledger.tokens += tokens
         self.ledger.learned += learned
-        self._seen = (self._seen[0] + tokens, self._seen[1])
+        self._tokens += tokens
         return self._forward.summed_loss(model, inputs) / max(num_items_in_batch or learned, 1)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> int:
@@ -155,19 +159,18 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         step, ledger = self.state.global_step, self.ledger
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs.get("grad_norm", 0.0))):
             raise _not_a_number(step, self.args.learning_rate)
-        tokens, since = self._seen
-        seconds = time.monotonic() - since
-        steps = step % self.plan.logging_steps or self.plan.logging_steps
+        seconds, steps = time.monotonic() - self._since, step - ledger.logged_step
         ledger.seconds += seconds
         ledger.loss_sum += logs["loss"] * steps
         ledger.loss_steps += steps
+        ledger.logged_step = step
         self._last_metrics = {
             **{name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs},
             "epoch": self.epoch,
-            "tokens_per_second": tokens / max(seconds, 1e-9),
+            "tokens_per_second": self._tokens / max(seconds, 1e-9),
         }
         self._ctx.metrics(step, **self._last_metrics)
-        self._restart_clock()
+        self.start_clock()
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean loss per learned token of the validation rows. A stop request leaves it for the resumed run."""
@@ -177,7 +180,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         self.control.should_evaluate = False
         self.model.eval()
         self.ledger.evaluation_due = True
-        with torch.no_grad():
+        with torch.no_grad(), self._off_the_clock():
             for start in range(0, len(self._validation), size):
                 if self._ctx.stop_requested:
                     self.stop()
@@ -188,7 +191,6 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         self.model.train()
         self.ledger.evaluation_due = False
         self._judge(step, total / max(learned, 1))
-        self._restart_clock()
         return {"eval_loss": total / max(learned, 1)}
 
     def stop(self) -> None:
@@ -224,26 +226,40 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         step, plan = self.state.global_step, self.plan
         if not all_finite(self.model):
             raise _not_a_number(step, self.args.learning_rate)
-        Trainer._save_checkpoint(self, model, trial)  # not TRL's, which adds a model card
-        built = Path(self.args.output_dir) / f"checkpoint-{step}"
-        self.ledger.save(built)
-        if self.best_weights.is_dir():
-            link_tree(self.best_weights, built / "best")
-        path = checkpoints.commit(
-            built,
-            self._ctx.checkpoints,
-            step=step,
-            data_digest=plan.data_digest,
-            config_digest=plan.config_digest,
-            versions=plan.versions,
-            metrics=self._last_metrics,
-        )
-        self._ctx.checkpoint(step, path, self._last_metrics)
-        checkpoints.prune(self._ctx.checkpoints, keep=plan.keep_checkpoints)
-        self._restart_clock()
+        self.ledger.unlogged_loss = float(self._tr_loss)
+        with self._off_the_clock():
+            Trainer._save_checkpoint(self, model, trial)  # not TRL's, which adds a model card
+            built = Path(self.args.output_dir) / f"checkpoint-{step}"
+            self.ledger.save(built)
+            if self.best_weights.is_dir():
+                link_tree(self.best_weights, built / "best")
+            path = checkpoints.commit(
+                built,
+                self._ctx.checkpoints,
+                step=step,
+                data_digest=plan.data_digest,
+                config_digest=plan.config_digest,
+                versions=plan.versions,
+                metrics=self._last_metrics,
+            )
+            self._ctx.checkpoint(step, path, self._last_metrics)
+            checkpoints.prune(self._ctx.checkpoints, keep=plan.keep_checkpoints)
 
-    def _restart_clock(self) -> None:
-        self._seen = (0, time.monotonic())
+    def start_clock(self) -> None:
+        """Begin to count tokens and seconds anew."""
+        self._tokens, self._since = 0, time.monotonic()
+
+    @contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        """Time that is not training, and not in its tokens per second."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
+
+    def restore_unlogged_loss(self) -> None:
+        """Take over the losses of steps that a resumed run had done and not yet reported."""
+        self._tr_loss += self.ledger.unlogged_loss
+        self._globalstep_last_logged = self.ledger.logged_step
 
 
 class _Flow(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -253,9 +269,8 @@ class _Flow(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._trainer.ledger.evaluation_due:
-            self._trainer.evaluate()
-        self._trainer._restart_clock()
+        self._trainer.restore_unlogged_loss()
+        self._trainer.start_clock()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         trainer, plan, step = self._trainer, self._trainer.plan, state.global_step
@@ -264,8 +279,7 @@ class _Flow(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
         control.should_save = plan.is_due(plan.checkpoint_every, step)
         if trainer._ctx.stop_requested and step < plan.total_steps:
             trainer.stop()
-        # A loss that is no longer a number is found when it is logged, and that must be before a checkpoint.
-        control.should_log = step % plan.logging_steps == 0 or control.should_save or control.should_evaluate
+        control.should_log = step % plan.logging_steps == 0 or step == plan.total_steps
 
 
 def _not_a_number(step: int, learning_rate: float) -> UserError:

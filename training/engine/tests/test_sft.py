@@ -128,7 +128,7 @@ def test_it_says_what_it_did(run, data: Path, base: Path) -> None:
 )
 def test_a_run_stopped_and_resumed_equals_one_that_was_not(run, start, method, shape) -> None:
     params = {**shape, "method": method, "max_steps": 11, "learning_rate": 1e-3, "validation_split": 0.2,
-              "evaluate_every": 2, "save_best_model": True}  # fmt: skip
+              "evaluate_every": 2, "save_best_model": True, "logging_steps": 2}  # fmt: skip
     whole = run("sft", params)
     halves = []
     for stop_at in (("train", 3), ("validate", 6), None):
