@@ -45,10 +45,7 @@ class AttemptInline(TabularInline):  # type: ignore[misc]
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
-    list_display = (
-        *("name", "shown_state", "recipe", "progress", "queue", "priority", "attempt", "workspace"),
-        *("created_by", "took", "created_at"),
-    )
+    list_display = ("name", "shown_state", "progress", "recipe", "created_by", "took", "workspace", "created_at")
     list_filter = ("state", "queue", "recipe", "failure_class", "workspace")
     search_fields = ("title", "created_by", "id", "lease_owner")
     list_select_related = ("workspace",)

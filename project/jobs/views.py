@@ -67,6 +67,7 @@ class JobPage(WorkspacePage):
             told=story.tell(job),
             checkpoints=checkpoints.of(job)[:20],
             samples=list(job.events.filter(type="sample").order_by("-seq")[:SAMPLES]),
+            evidence="\n".join(job.failure_lines),
             failure_sentence=story.failure_sentence(job),
             parameters=list(flat(job.params)),
             about=subjects.of(job),

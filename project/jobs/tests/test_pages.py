@@ -64,6 +64,14 @@ def test_a_failure_is_explained(cast: Cast) -> None:
     assert reverse("job-verb", args=[job.pk, "retry"]) in html
 
 
+def test_a_crash_shows_its_last_words(cast: Cast) -> None:
+    job = run_to_end(launch(cast, recipe="misbehave", params={"how": "crash"}))
+    html = cast.page("teammate").get(reverse("job", args=[job.pk])).content.decode()
+    assert "It stopped with an error that nobody expected." in html
+    assert "Traceback (most recent call last):" in html
+    assert "{{" not in html and "{%" not in html
+
+
 def test_buttons_do_and_say(cast: Cast) -> None:
     job = launch(cast, start=False)
     page = cast.page("teammate")

@@ -24,6 +24,10 @@ from project.kernel.processes import Child, Children
 READY_LIMIT = 120  # seconds
 WEB_TRIES = 3  # a web process that dies this often before it ever answered will not come up
 STATE = "start.json"
+_NO_NEWS = (
+    "ignore:You're running the worker with superuser privileges",  # it reads no pickles
+    "ignore:StreamingHttpResponse must consume synchronous iterators",  # static files, in development only
+)
 _MANAGE = str(Path(settings.BASE_DIR) / "manage.py")
 
 
@@ -125,7 +129,7 @@ class Command(BaseCommand):
         if "serve" not in without and "serve" in get_commands():
             plan.append(Child("serve", [python, _MANAGE, "serve"], patience=45))
         os.environ["PYTHONUNBUFFERED"] = "1"
-        os.environ.setdefault("PYTHONWARNINGS", "ignore:You're running the worker with superuser privileges")
+        os.environ.setdefault("PYTHONWARNINGS", ",".join(_NO_NEWS))
         return plan
 
     def _wait_until_ready(self) -> bool:
