@@ -56,7 +56,7 @@ ADVANCED = (
     *("seed", "validation_dataset", "evaluation_dataset", "limit", "auto_deploy", "recipe"),
 )
 _LABELS = {
-    "model_name": "Model",
+    "model_name": "Model it becomes a version of",
     "dataset": "Data set",
     "validation_dataset": "Validation data set",
     "evaluation_dataset": "Held-out data set",
@@ -70,6 +70,14 @@ _LABELS = {
     "checkpoint_every": "Checkpoint every",
     "logging_steps": "Chart points every (steps)",
     "auto_deploy": "Deploy it at once",
+}
+# Where the job file's words are about references, the form has a list.
+_HELP = {
+    "name": "What it is called in lists.",
+    "base_model": "The model to start from.",
+    "dataset": "The rows to learn.",
+    "model_name": "The model that gets the result as its next version. Empty: named like the job.",
+    "validation_split": "Share of the rows that is held back: never learned, and asked afterwards. 0.1 is a tenth.",
 }
 _PLACEHOLDERS = {
     "learning_rate": "after the method",
@@ -162,7 +170,7 @@ def _modules(text: str) -> str | list[str]:
 
 def _field(name: str, path: str, choices: Choices | None) -> forms.Field:
     info = LoraMethod.model_fields["r"] if path == "method.type" else schema_field(path)
-    help_text = "" if path == "method.type" else str(info.description or "")
+    help_text = "" if path == "method.type" else _HELP.get(name, info.description or "")
     label = _LABELS.get(name, name.replace("_", " ").capitalize())
     kind: dict[str, Any] = {"label": label, "help_text": help_text, "required": False}
     if name == "metrics":
