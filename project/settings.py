@@ -136,6 +136,7 @@ DATABASES = {
         {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": str(DATA_PATH / "db.sqlite3"),
+            "TEST": {"NAME": str(DATA_PATH / "test.sqlite3")},  # a file: in memory, threads would lock each other out
             "OPTIONS": {
                 "timeout": 20,
                 "transaction_mode": "IMMEDIATE",  # a writer waits at BEGIN instead of failing half-way
