@@ -179,7 +179,7 @@ def detect(source: Source, wanted: str = "auto") -> Detected:
         first = next((line for line in source.head.lines if line.strip()), "")
         raise UserError(
             f"The format of {source.name} was not recognised; it begins with '{excerpt(first, 60)}'.",
-            hint=f"Tuneloop reads {known}.",
+            hint=f'Tuneloop reads {known}. Of a plain text, write each piece as one line {{"text": …}}.',
             field="file",
         )
     _, plugin, guess = max(guesses, key=lambda found: found[0])

@@ -93,6 +93,11 @@ def test_wrong_arguments_are_explained(cast: Cast, tmp_path: Path, arguments: tu
     assert words in str(caught.value)
 
 
+def test_unclear_columns_are_answered_with_the_argument_to_add(cast: Cast, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"--columns prompt=question 'completion=the label'$"):
+        run(write(tmp_path, "rows.csv", b"question,the label\nWhere?,here\n"))
+
+
 def test_a_file_that_is_not_there_is_said(cast: Cast, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="There is no file"):
         run(tmp_path / "nothing.jsonl")

@@ -1,15 +1,18 @@
 """`manage.py import_dataset rows.csv --name intents --columns prompt=text completion=category --wait`"""
 
+import shlex
 from pathlib import Path
 from typing import IO, Any, cast
 
 from django.core.management.base import CommandError, CommandParser
 
 from datasets_app.actions import datasets
+from datasets_app.mapping import UnclearColumns
 from datasets_app.models import Dataset, DatasetVersion
 from project.jobs.following import follow
 from project.jobs.models import Job, JobState
 from project.kernel.commands import TuneloopCommand
+from project.kernel.errors import Invalid
 
 
 class Command(TuneloopCommand):
@@ -33,7 +36,13 @@ class Command(TuneloopCommand):
         )
 
     def run(self, **options: Any) -> None:
-        version = self.launch(options)
+        try:
+            version = self.launch(options)
+        except Invalid as problem:
+            if not isinstance(problem.__cause__, UnclearColumns) or not problem.__cause__.suggestion:
+                raise
+            pairs = (shlex.quote(f"{part}={column}") for part, column in problem.__cause__.suggestion.items())
+            raise CommandError(f"{problem.detail} Here: --columns {' '.join(pairs)}") from None
         job = Job.objects.get(pk=str(version.job_id))
         if options["wait"]:
             job = follow(job, by=self.actor, to=cast("IO[str]", self.stderr._out), quiet=self.options["json"])
