@@ -13,9 +13,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote
 
 import httpx
@@ -23,7 +24,7 @@ import httpx
 from abtests.gateway import assign
 from abtests.gateway.directory import Directory, unauthorised
 from abtests.gateway.recorder import Recorder
-from abtests.gateway.snapshot import Arm, Key, Model, Split
+from abtests.gateway.snapshot import Arm, Backend, Key, Model, Split
 from abtests.gateway.stream import Heard, Tap
 from abtests.identity import Kind, keyed_hash
 from abtests.traffic import AnswerRecord
@@ -33,12 +34,10 @@ from registry.serving.engine.wire import END_OF_STREAM, ApiError, server_error, 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 4 * 1024 * 1024  # bytes
-CONNECT = 2.0  # seconds to reach an engine
+CONNECT = 5.0  # seconds to reach an engine
 SILENCE = 600.0  # seconds an engine may say nothing: a long queue, a long answer in one piece
 LOOK = 2.0  # seconds between looks whether the engine is still vouched for
 PARAMS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "stream")
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -204,17 +203,20 @@ class Gateway:
                 "x-model-name": _header_safe(call.body["model"]),
             },
         )
-        upstream = await self._while_alive(call, self._http().send(request, stream=True))
+        async with self._vouched(call):
+            upstream = await self._http().send(request, stream=True)
         try:
-            if upstream.status_code != 200:
-                await self._refused(call, await self._while_alive(call, upstream.aread()), upstream, send)
-            elif call.wants_stream:
+            if call.wants_stream and upstream.status_code == 200:
                 await self._stream(call, upstream, send)
-            else:
-                content = await self._while_alive(call, upstream.aread())
+                return
+            async with self._vouched(call):
+                content = await upstream.aread()
+            if upstream.status_code == 200:
                 call.heard.whole(content)
                 await self._recorder.keep(call.record())
                 await reply(send, 200, content, {"x-answer-id": call.id})
+            else:
+                await self._refused(call, content, upstream, send)
         finally:
             await upstream.aclose()
 
@@ -239,18 +241,15 @@ class Gateway:
             (b"x-answer-id", call.id.encode()),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        chunks = upstream.aiter_raw().__aiter__()
         try:
-            while not tap.is_over:
-                data = await self._while_alive(call, anext(chunks, None))
-                if data is None:
-                    break
-                passed = tap.feed(data)
-                if call.first_token_ms is None and tap.has_text:
-                    call.first_token_ms = call.elapsed_ms()
-                if passed:
-                    await send({"type": "http.response.body", "body": passed, "more_body": True})
-        except (httpx.HTTPError, ApiError) as error:
+            async with self._vouched(call):
+                async for data in upstream.aiter_raw():
+                    passed = tap.feed(data)
+                    if call.first_token_ms is None and tap.has_text:
+                        call.first_token_ms = call.elapsed_ms()
+                    if passed:
+                        await send({"type": "http.response.body", "body": passed, "more_body": True})
+        except httpx.HTTPError as error:
             log.warning("%s broke off: %s", call.id, error)
         ending = END_OF_STREAM
         if not tap.is_over:
@@ -260,19 +259,29 @@ class Gateway:
         await self._recorder.keep(call.record())
         await send({"type": "http.response.body", "body": ending, "more_body": False})
 
-    async def _while_alive(self, call: Call, waiting: Awaitable[T]) -> T:
-        """Wait, but not for an engine whose host has gone silent: a dead host closes no connection."""
-        task = asyncio.ensure_future(waiting)
+    @asynccontextmanager
+    async def _vouched(self, call: Call) -> AsyncIterator[None]:
+        """Wait for an engine inside, but not for one whose host has gone silent: a dead host closes no connection.
+
+        Raises httpx.ReadTimeout then.
+        """
         try:
-            while not task.done():
-                await asyncio.wait({task}, timeout=LOOK)
-                if not task.done():
-                    await self._directory.look()
-                    if not self._directory.vouched(call.arm.backend.engine_id):
-                        raise httpx.ReadTimeout("nobody vouches for the engine any more")
-            return await task
-        finally:
-            task.cancel()
+            async with asyncio.timeout(None) as limit:
+                watch = asyncio.create_task(self._watch(call.arm.backend, limit))
+                try:
+                    yield
+                finally:
+                    watch.cancel()
+        except TimeoutError:
+            raise httpx.ReadTimeout("nobody vouches for the engine any more") from None
+
+    async def _watch(self, backend: Backend, limit: asyncio.Timeout) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            await self._directory.look()
+            if not self._directory.vouched(backend.engine_id):
+                limit.reschedule(asyncio.get_running_loop().time())
+                return
 
     def _http(self) -> httpx.AsyncClient:
         if self._client is None:
