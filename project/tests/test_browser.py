@@ -182,6 +182,6 @@ def test_everything_works_without_javascript(
     page.locator("[name=name]").fill("people")
     page.locator("input[type=file]").set_input_files(file)
     page.locator("form .btn-primary").last.click()
-    page.wait_for_url("**/datasets/**")
+    page.wait_for_url("**/dataset-versions/**")
     expect(page.get_by_role("heading", name="people").first).to_be_visible()
     context.close()
