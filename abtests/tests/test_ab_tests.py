@@ -218,3 +218,18 @@ def test_results_can_be_asked_for_in_every_state(world, draft, by):
         test = change(test, by=by)
         assert arms.count(test).units == 1
     assert test.state == TestState.STOPPED
+
+
+def test_a_version_in_a_test_cannot_be_deleted(cast, world, draft, by):
+    abtests.start(draft, by=by)
+    api, page = cast.api("operator"), cast.page("operator")
+    refused = api.delete(f"/api/v1/model-versions/{world.two.pk}/")
+    assert refused.status_code == 409, refused.content
+    page.post(f"/model-versions/{world.two.pk}/delete/")
+    world.two.refresh_from_db()
+
+
+def test_a_promotion_while_a_test_runs_leaves_the_split_alone(cast, world, draft, by):
+    test = abtests.start(draft, by=by)
+    cast.api("operator").post(f"/api/v1/model-versions/{world.two.pk}/promote/")
+    assert route_of(world.model) == (test.owner, [("a", 1, 80), ("b", 2, 20)])
