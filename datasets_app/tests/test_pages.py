@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.testing import ready_version
@@ -185,3 +187,14 @@ def test_viewers_may_not_upload_and_strangers_find_nothing(cast: Cast) -> None:
     viewer.post(f"{dataset}delete/")
     assert Dataset.objects.get().name == "pairs"
     assert "pairs" not in text(stranger.get("/datasets/"))
+
+
+def test_the_list_takes_the_same_queries_however_long(cast: Cast) -> None:
+    client = cast.page("viewer")
+    counts = []
+    for number in range(3):
+        ready_version(cast.actor("teammate"), f"set-{number}", PAIRS)
+        with CaptureQueriesContext(connection) as queries:
+            assert f"set-{number}" in text(client.get("/datasets/"))
+        counts.append(len(queries))
+    assert len(set(counts[1:])) == 1
