@@ -1,6 +1,7 @@
 """With real engine processes: rows in, a version out, evaluated; and the same from a shell without a worker."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,7 @@ def test_everything_from_a_shell_without_a_worker(tiny_base: Path, tmp_path: Pat
     """A fresh installation: import, train and evaluate by commands only."""
     from project.testing import run_manage
 
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "tiny").symlink_to(tiny_base)
+    shutil.copytree(tiny_base, tmp_path / "models" / "tiny")
     env = {"DATA_PATH": str(tmp_path / "data"), "MODEL_DIR_ROOT": str(tmp_path / "models"), "JOB_BEAT": "0.5"}
     env |= {"DATABASE_URL": ""}
     rows = tmp_path / "rows.jsonl"
@@ -146,15 +146,11 @@ def test_everything_from_a_shell_without_a_worker(tiny_base: Path, tmp_path: Pat
         return json.loads(done.stdout)
 
     assert run_manage("migrate", "-v", "0", env=env).returncode == 0
-    run_manage("create_workspace", "Acme", env=env)
-    setup = (
-        "from project.kernel.models import *; from project.kernel.access import Actor; from training.tests.conftest "
-        "import *; from pathlib import Path; w = Workspace.objects.get(); by = Actor.system('test', w); "
-        f"register_base(Path({str(tiny_base)!r}), 'tiny', by)"
-    )
-    done = run_manage("shell", "-v", "0", "-c", setup, env=env)
-    assert done.returncode == 0, done.stderr
-    manage("import_dataset", str(rows), "--name", "sums")
+    person = "from project.kernel.models import User; User.objects.create_user('ann')"
+    assert run_manage("shell", "-v", "0", "-c", person, env=env).returncode == 0
+    manage("create_workspace", "Acme", "--owner", "ann")
+    assert manage("import_model", "dir:tiny", "--name", "tiny", "--wait")["reference"] == "tiny:1"
+    manage("import_dataset", str(rows), "--name", "sums", "--wait")
     bad = run_manage("train", "--config", str(config), "--workspace", "nowhere", env=env)
     assert (bad.returncode, bad.stderr.strip()) == (1, "CommandError: There is no workspace 'nowhere'.")
     made = manage("train", "--config", str(config), "--wait")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from registry.serving.engine.spec import EngineSpec
 
 BASE = "base"
-PEFT_BASE = "__base__"  # PEFT's name for a row without an adapter
+MIXED = "+"  # the lane of everything that can share a batch
 FALLBACK_CONTEXT = 4096  # tokens, for a model whose config names no limit
 
 
@@ -51,9 +51,10 @@ class ServedModel:
         _check_architecture(self._base)
         self._accepted = frozenset(inspect.signature(self._base.forward).parameters)
         self._peft: Any = None
-        self._active: str | None = None  # of the one adapter that answers a whole batch
+        self._mixer: Any = None
+        self._active: str | None = None  # the one voice that PEFT is set to, or MIXED; None: not known
         tokenizer = load_tokenizer(spec.base)
-        self.voices = {BASE: Voice(BASE, tokenizer, _ends(tokenizer, self._base), "mixed", spec.base)}
+        self.voices = {BASE: Voice(BASE, tokenizer, _ends(tokenizer, self._base), MIXED, spec.base)}
         own = getattr(self._base.config.get_text_config(), "max_position_embeddings", None) or FALLBACK_CONTEXT
         self.context = min(own, spec.context_limit or own)
 
@@ -63,22 +64,32 @@ class ServedModel:
             if self.voices[name].path == path:
                 return
             raise UserError(f"The name '{name}' is taken.", field="name")
-        lane = adapter_lane(name, path)
+        check_adapter(path)
         base = self.voices[BASE]
         tokenizer = load_tokenizer(path) if (path / "tokenizer_config.json").is_file() else base.tokenizer
         self._peft = load_adapter(self._peft or self._base, path, name)
-        self._active = None
+        self._changed()
+        lane = MIXED if self._mixer.can_mix(self._peft, name) else name
         self.voices[name] = Voice(name, tokenizer, _ends(tokenizer, self._base), lane, path)
 
     def remove(self, name: str) -> None:
         """Forget an adapter and free its memory."""
         del self.voices[name]
-        self._active = None
+        self._changed()
         if len(self.voices) == 1:
             self._base = self._peft.unload()
             self._peft = None
         else:
             self._peft.delete_adapter(name)
+
+    def _changed(self) -> None:
+        """The set of adapters is another one."""
+        from registry.serving.engine.lora import Mixer
+
+        self._active = None
+        self._mixer = self._mixer or Mixer()
+        self._mixer.forget()
+        self._mixer.choose(None, self.device)
 
     def forward(
         self,
@@ -90,7 +101,8 @@ class ServedModel:
         cache: "Cache",
     ) -> "torch.Tensor":
         """Logits (rows, vocabulary) of the last position. `names` says who answers each row; `cache` grows by `ids`."""
-        extra = self._choose(names)
+        self._choose(names)
+        extra: dict[str, Any] = {}
         if "position_ids" in self._accepted:
             extra["position_ids"] = positions
         if "logits_to_keep" in self._accepted:
@@ -100,40 +112,36 @@ class ServedModel:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def _choose(self, names: Sequence[str]) -> dict[str, Any]:
-        """Switch adapters for this batch; returns what the forward call needs.
-
-        One voice for the whole batch takes the same path as training and evaluation did.
-        """
+    def _choose(self, names: Sequence[str]) -> None:
+        """Switch adapters for this batch. One voice for all rows takes the path that training and evaluation took."""
         if self._peft is None:
-            return {}
+            return
         only = names[0] if len(set(names)) == 1 else None
-        if only is not None and only != self._active:
+        if only is None:
+            if not self._mixer.is_ready:
+                mixed = [voice.name for voice in self.voices.values() if voice.lane == MIXED and voice.name != BASE]
+                self._mixer.prepare(self._peft, mixed)
+            if self._active not in (BASE, MIXED):  # the mixer brings its own adapters; PEFT must add none
+                self._peft.base_model.disable_adapter_layers()
+            self._mixer.choose(names, self.device)
+            self._active = MIXED
+        elif only != self._active:
+            self._mixer.choose(None, self.device)
             if only == BASE:
                 self._peft.base_model.disable_adapter_layers()
             else:
                 self._peft.base_model.enable_adapter_layers()
                 self._peft.set_adapter(only)
             self._active = only
-        if only is not None:
-            return {}
-        if self._active in (None, BASE):
-            self._peft.base_model.enable_adapter_layers()
-            self._active = None
-        return {"adapter_names": [PEFT_BASE if name == BASE else name for name in names]}
 
 
-def adapter_lane(name: str, path: Path) -> str:
-    """The lane of an adapter: "mixed" if it can share a batch with others, else its own.
-
-    Raises UserError if it can't be served.
-    """
+def check_adapter(path: Path) -> None:
+    """Raise UserError if the adapter in `path` can't be served beside others."""
     try:
         config = json.loads((path / "adapter_config.json").read_bytes())
     except (OSError, ValueError):
-        raise UserError(
-            f"{path.name} is not an adapter: it has no readable adapter_config.json.", field="path"
-        ) from None
+        message = f"{path.name} is not an adapter: it has no readable adapter_config.json."
+        raise UserError(message, field="path") from None
     kind = str(config.get("peft_type", "")).upper()
     if kind in ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CPT"):
         raise UserError(f"Adapters of type {kind} are not served yet.", field="path")
@@ -143,10 +151,6 @@ def adapter_lane(name: str, path: Path) -> str:
             hint="Merge it into its base and serve the result.",
             field="path",
         )
-    special = ("use_dora", "use_qalora", "modules_to_save", "trainable_token_indices", "alora_invocation_tokens",
-               "target_parameters", "layer_replication", "arrow_config", "use_bdlora")  # fmt: skip
-    plain = kind == "LORA" and not any(config.get(key) for key in special)
-    return "mixed" if plain else name
 
 
 def _check_architecture(model: "PreTrainedModel") -> None:

@@ -12,7 +12,7 @@ import pytest
 from project.contracts.chat import Message
 from project.modeling.tiny import make_tiny_model
 from registry.serving.engine.decoder import Broken, Decoder, Finished, Output, Piece, Row
-from registry.serving.engine.model import BASE, ServedModel, adapter_lane
+from registry.serving.engine.model import BASE, MIXED, ServedModel, check_adapter
 from registry.serving.engine.sampling import Sampling
 from registry.serving.engine.spec import EngineSpec
 from registry.serving.engine.wire import ApiError
@@ -139,6 +139,42 @@ def test_together_is_the_same_as_alone(shared: Decoder) -> None:
     assert [answer.wait() for answer in together] == alone
 
 
+def test_plain_adapters_share_a_batch_and_special_ones_wait_for_their_own(shared: Decoder) -> None:
+    assert {name: shared.voice(name).lane for name in (BASE, "red", "blue", "dora")} == {
+        BASE: MIXED,
+        "red": MIXED,
+        "blue": MIXED,
+        "dora": "dora",
+    }
+
+
+def test_mixed_rows_get_the_logits_of_peft(folders: SimpleNamespace) -> None:
+    """To rounding, for adapters of different rank, scale and layers in one batch, and after one of them has gone."""
+    import torch
+
+    from registry.serving.engine.batch import new_cache
+
+    model = ServedModel(spec(folders))
+    for name in ("red", "blue", "dora"):
+        model.add(name, getattr(folders, name))
+    ids = torch.arange(10, 26).view(2, 8)[[0, 1, 0]]
+    mask, positions = torch.ones_like(ids), torch.arange(8).expand_as(ids)
+
+    def logits(*names: str) -> torch.Tensor:
+        rows = slice(0, len(names))
+        with torch.inference_mode():
+            return model.forward(names, ids[rows], mask=mask[rows], positions=positions[rows], cache=new_cache())
+
+    alone = {name: logits(name, name, name) for name in (BASE, "red", "blue")}
+    for names in (("red", BASE, "blue"), ("blue", "blue", "red"), (BASE, BASE, "red"), ("blue", BASE, BASE)):
+        logits("dora", "dora", "dora")  # what PEFT is set to must not show in the others
+        expected = torch.stack([alone[name][row] for row, name in enumerate(names)])
+        torch.testing.assert_close(logits(*names), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(logits("red", "red", "red"), alone["red"], rtol=0, atol=0)  # nothing stays switched
+    model.remove("red")
+    torch.testing.assert_close(logits("blue", BASE, BASE)[:1], alone["blue"][:1], rtol=0, atol=2e-5)
+
+
 def test_a_seed_gives_the_same_answer_whoever_else_asks(shared: Decoder) -> None:
     lively = Sampling(temperature=1.0, top_p=0.9, seed=11)
     alone = Answer(shared, QUESTIONS[0], sampling=lively).text
@@ -243,11 +279,10 @@ def test_what_cannot_be_served_is_refused_in_words(folders: SimpleNamespace, tmp
 
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
     with pytest.raises(UserError, match="PREFIX_TUNING are not served"):
-        adapter_lane("x", tmp_path)
+        check_adapter(tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "bias": "all"}')
     with pytest.raises(UserError, match="biases"):
-        adapter_lane("x", tmp_path)
-    assert adapter_lane("x", folders.dora) == "x" and adapter_lane("x", folders.red) == "mixed"
+        check_adapter(tmp_path)
     with pytest.raises(UserError, match="is taken"):
         shared.add_adapter("red", folders.blue).result(timeout=30)
     shared.add_adapter("red", folders.red).result(timeout=30)  # the same again is no error

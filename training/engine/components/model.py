@@ -53,16 +53,16 @@ def lora_model(
         task_type=TaskType.CAUSAL_LM,
     )
     model = load_base(base, device=device, dtype=number)
-    layers = sorted(
-        {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "in_features")}
-    )
-    wrong = [] if isinstance(target_modules, str) else [name for name in target_modules if name not in layers]
-    if wrong or "lm_head" in target_modules:
+    paths = [name for name, module in model.named_modules() if hasattr(module, "in_features")]
+    wanted = [] if isinstance(target_modules, str) else list(target_modules)
+    wrong = [name for name in wanted if not any(f".{path}".endswith(f".{name}") for path in paths)]
+    if wrong or "lm_head" in wanted:
+        known = sorted({path.rpartition(".")[2] for path in paths} - {"lm_head"})
         raise UserError(
             f"The model has no layers named {', '.join(wrong)} that can be adapted."
             if wrong
             else "An adapter on lm_head is not supported: the loss is computed from its own weights.",
-            hint=f"Choose all-linear or some of: {', '.join(name for name in layers if name != 'lm_head')}.",
+            hint=f"Choose all-linear or some of: {', '.join(known)}.",
             field="method.target_modules",
         )
     return get_peft_model(model, config).train()
