@@ -27,6 +27,11 @@ def _storage() -> Storage:
     return storages["artifacts"]
 
 
+def is_shared() -> bool:
+    """Can other hosts read what this one stores?"""
+    return not isinstance(_storage(), FileSystemStorage)
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, read in pieces of 1 MiB."""
     with path.open("rb") as file:
@@ -154,11 +159,13 @@ def local_path(artifact: Artifact) -> Path:
         return Path(storage.path(artifact.key))
     cached = Path(settings.MODEL_CACHE_PATH) / "artifacts" / str(artifact.pk)
     if not (cached / _HERE).exists():
-        _download(artifact, cached)
+        download(artifact, cached)
     return cached
 
 
-def _download(artifact: Artifact, target: Path) -> None:
+def download(artifact: Artifact, target: Path) -> None:
+    """Copy the files into the new folder `target`, verified. Raises Unavailable for one that is not what was stored,
+    FileNotFoundError for one that is gone, and what the store's client raises."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{artifact.pk}.", dir=target.parent))
     try:

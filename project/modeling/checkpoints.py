@@ -9,13 +9,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MANIFEST, COMMIT = "manifest.json", "COMMIT"
+HOLD = "HOLD"  # a file of this name in a checkpoint keeps it from being pruned while somebody reads it
+K = TypeVar("K")
 
 
 class CheckpointFile(BaseModel):
@@ -38,8 +40,16 @@ class Manifest(BaseModel):
     data_digest: str = ""
     config_digest: str = ""
     versions: dict[str, str] = {}
+    conditions: dict[str, str | int] = Field(
+        default={}, description="what else decides the last digits: device, threads, batch_size"
+    )
     metrics: dict[str, float] = {}
     files: tuple[CheckpointFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
 
 
 def commit(
@@ -49,8 +59,9 @@ def commit(
     step: int,
     data_digest: str = "",
     config_digest: str = "",
-    versions: dict[str, str] | None = None,
-    metrics: dict[str, float] | None = None,
+    versions: Mapping[str, str] | None = None,
+    conditions: Mapping[str, str | int] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Path:
     """Turn the folder `built` into the checkpoint `into/step-N` and return its path.
 
@@ -64,8 +75,9 @@ def commit(
         step=step,
         data_digest=data_digest,
         config_digest=config_digest,
-        versions=versions or {},
-        metrics=metrics or {},
+        versions=dict(versions or {}),
+        conditions=dict(conditions or {}),
+        metrics=dict(metrics or {}),
         files=tuple(_entry(path, built) for path in files),
     )
     _write(built / MANIFEST, manifest.model_dump_json(indent=1))
@@ -74,7 +86,7 @@ def commit(
     into.mkdir(parents=True, exist_ok=True)
     target = into / f"step-{step:08d}"
     if target.exists():
-        _delete(target)
+        remove(target)
     built.rename(target)
     _sync(into)
     _write(target / COMMIT, _sha256(target / MANIFEST))
@@ -113,21 +125,62 @@ def newest(folders: Iterable[Path]) -> Path | None:
     return next((path for _, path in sorted(found, reverse=True) if not problems(path)), None)
 
 
+def worth_keeping(newest_first: Sequence[tuple[K, float | None]], *, last: int) -> set[K]:
+    """Of (checkpoint, validation loss or None if not measured): the first `last`, and the one with the lowest loss."""
+    kept = {key for key, _ in newest_first[:last]}
+    measured = [(loss, key) for key, loss in reversed(newest_first) if loss is not None]
+    if measured:
+        kept.add(min(measured, key=lambda each: each[0])[1])  # of equal ones the oldest, as `save_best_model` does
+    return kept
+
+
 def prune(folder: Path, *, keep: int) -> None:
-    """Delete all but the newest `keep` committed checkpoints in `folder`."""
-    committed = sorted((path for path in _steps(folder) if read(path)), reverse=True)
-    for path in committed[keep:]:
-        _delete(path)
+    """Delete the committed checkpoints in `folder` but the newest `keep` and the one with the lowest `eval_loss`."""
+    committed = [(path, found) for path in sorted(_steps(folder), reverse=True) if (found := read(path))]
+    kept = worth_keeping([(path, found.metrics.get("eval_loss")) for path, found in committed], last=keep)
+    for path, _ in committed:
+        if path not in kept and not (path / HOLD).exists():
+            remove(path)
+
+
+def remove(checkpoint: Path) -> None:
+    """Delete a checkpoint, which somebody else may be deleting too. Half a deletion does not look like a checkpoint."""
+    (checkpoint / COMMIT).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def differences(then: Manifest, *, versions: Mapping[str, str], conditions: Mapping[str, str | int]) -> list[str]:
+    """Why a run that goes on from `then` may differ in the last digits from one that was never interrupted, in words.
+
+    Empty when it is the same bit for bit: same device, threads, micro-batch and libraries.
+    """
+    found = []
+    for name, words in _CONDITIONS.items():
+        before, now = then.conditions.get(name), conditions.get(name)
+        if before is not None and now is not None and before != now:
+            found.append(words.format(now=now, before=before))
+    for name, now in versions.items():
+        before = then.versions.get(name, now)
+        if before != now:
+            found.append(f"with {name} {now} instead of {before}")
+    return found
+
+
+_CONDITIONS = {
+    "device": "on {now} instead of {before}",
+    "threads": "on {now} threads instead of {before}",
+    "batch_size": "with a batch_size of {now} instead of {before}",
+}
+
+
+def digest_of_manifest(checkpoint: Path) -> str:
+    """SHA-256 of the manifest of a committed checkpoint: with it every byte is settled. '' if there is none."""
+    return _sha256(checkpoint / MANIFEST) if (checkpoint / MANIFEST).is_file() else ""
 
 
 def digest_of(settings: object) -> str:
     """SHA-256 of JSON-able settings, for `config_digest`."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _delete(path: Path) -> None:
-    (path / COMMIT).unlink(missing_ok=True)  # first of all: half a deletion must not look like a checkpoint
-    shutil.rmtree(path)
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ def launch(cast: Cast, *, by: str = "teammate", **changes: object) -> Job:
 def test_a_launched_job_is_queued_with_complete_parameters(cast: Cast) -> None:
     job = launch(cast)
     assert (job.state, job.queue, job.attempt) == ("queued", "cpu", 0)
-    assert job.params == {"steps": 3, "pause": 0.0, "checkpoint_every": 0, "seed": 0}
+    assert job.params == {"steps": 3, "pause": 0.0, "checkpoint_every": 0, "keep_checkpoints": 0, "seed": 0}
     assert [event.body["state"] for event in job.events.all()] == ["queued"]
     assert AuditEntry.objects.filter(verb="job.created", object_id=str(job.pk)).count() == 1
 

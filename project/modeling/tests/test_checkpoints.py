@@ -70,3 +70,38 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     checkpoints.prune(tmp_path / "1", keep=2)
     assert [path.exists() for path in paths] == [False, False, True, True]
     assert checkpoints.newest([tmp_path / "1"]) == paths[-1]
+
+
+def test_the_best_one_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    def measured(step: int, eval_loss: float) -> Path:
+        metrics = {"eval_loss": eval_loss}
+        return checkpoints.commit(built(tmp_path), tmp_path / "1", step=step, metrics=metrics)
+
+    paths = [measured(1, 3.0), measured(2, 1.0), measured(3, 2.0), commit(tmp_path, 4), measured(5, 1.0)]
+    checkpoints.prune(tmp_path / "1", keep=1)
+    assert [path.exists() for path in paths] == [False, True, False, False, True]
+
+
+def test_one_that_is_being_read_is_not_pruned(tmp_path: Path) -> None:
+    paths = [commit(tmp_path, step) for step in (1, 2, 3)]
+    (paths[0] / checkpoints.HOLD).touch()
+    checkpoints.prune(tmp_path / "1", keep=1)
+    assert [path.exists() for path in paths] == [True, False, True]
+    assert checkpoints.problems(paths[0]) == []
+
+
+def test_what_may_change_the_last_digits_is_named(tmp_path: Path) -> None:
+    then = checkpoints.Manifest(
+        step=1, files=(), versions={"torch": "2.13.0"}, conditions={"device": "cpu", "threads": 2, "batch_size": 4}
+    )
+    same = {"device": "cpu", "threads": 2, "batch_size": 4}
+    assert checkpoints.differences(then, versions={"torch": "2.13.0"}, conditions=same) == []
+    other = {"device": "cuda", "threads": 4, "batch_size": 2}
+    assert checkpoints.differences(then, versions={"torch": "2.14.0", "peft": "0.20"}, conditions=other) == [
+        "on cuda instead of cpu",
+        "on 4 threads instead of 2",
+        "with a batch_size of 2 instead of 4",
+        "with torch 2.14.0 instead of 2.13.0",
+    ]
+    old = checkpoints.Manifest(step=1, files=())  # written before this was noted
+    assert checkpoints.differences(old, versions={"torch": "2.14.0"}, conditions=other) == []

@@ -70,7 +70,10 @@ def test_a_run_says_what_it_did_and_leaves_its_artifact(tmp_path: Path, program:
     assert isinstance(found[0], Started) and found[0].device == "cpu" and "torch" in found[0].versions
     losses = [event.values["loss"] for event in found if isinstance(event, Metrics) and "loss" in event.values]
     assert losses == [1, 1 / 2, 1 / 3, 1 / 4]
-    assert [e.path for e in found if isinstance(e, Checkpoint)] == ["checkpoints/step-2", "checkpoints/step-4"]
+    assert [e.path for e in found if isinstance(e, Checkpoint)] == [
+        "checkpoints/step-00000002",
+        "checkpoints/step-00000004",
+    ]
     done = final(found)
     assert isinstance(done, Done) and done.result == {"counted": 4} and done.artifact == "artifact"
     assert (tmp_path / "artifact" / "count.txt").read_text() == "4"

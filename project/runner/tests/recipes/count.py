@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from project.contracts.runs import RunContext
+from project.modeling import checkpoints
 
 name = "count"
 label = "Count"
@@ -20,6 +21,7 @@ class Params(BaseModel):
     steps: int = Field(default=5, ge=1, le=1_000_000)
     pause: float = Field(default=0.0, ge=0, description="seconds per step")
     checkpoint_every: int = Field(default=0, ge=0)
+    keep_checkpoints: int = Field(default=0, ge=0, description="0: all")
     seed: int = 0
 
 
@@ -33,9 +35,12 @@ def run(params: Params, ctx: RunContext) -> None:
         ctx.progress(step, params.steps)
         ctx.metrics(step, loss=1 / step)
         if params.checkpoint_every and step % params.checkpoint_every == 0:
-            folder = ctx.checkpoints / f"step-{step}"
-            folder.mkdir()
+            folder = ctx.folder / "tmp" / "state"
+            folder.mkdir(parents=True)
             (folder / "state.json").write_text(json.dumps({"step": step}))
-            ctx.checkpoint(step, folder)
+            numbers = {"loss": 1 / step}
+            ctx.checkpoint(step, checkpoints.commit(folder, ctx.checkpoints, step=step, metrics=numbers), numbers)
+            if params.keep_checkpoints:
+                checkpoints.prune(ctx.checkpoints, keep=params.keep_checkpoints)
     (ctx.artifact / "count.txt").write_text(str(params.steps))
     ctx.done(artifact=True, counted=params.steps)
