@@ -66,6 +66,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         self._validation = validation
         self._tokens, self._since = 0, time.monotonic()  # of the next line of metrics
         self._last_metrics: dict[str, float] = {}
+        self._validated: tuple[int, float] | None = None  # the step and loss of the newest validation
         super().__init__(
             model,
             arguments,
@@ -88,6 +89,16 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
     def epoch(self) -> float:
         """Epochs done, from the step alone: the same after a resumption."""
         return round(int(self.state.global_step) / self.plan.steps_per_epoch, 4)
+
+    @property
+    def conditions(self) -> dict[str, str | int]:
+        """What besides settings, data and library versions decides the last digits of every number."""
+        device = self.args.device
+        return {
+            "device": "the CPU" if device.type == "cpu" else torch.cuda.get_device_name(device),
+            "threads": torch.get_num_threads(),
+            "batch_size": int(self.args.per_device_train_batch_size),
+        }
 
     @property
     def interrupted(self) -> bool:
@@ -203,7 +214,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         if not math.isfinite(eval_loss):
             raise _not_a_number(step, self.args.learning_rate)
         self._ctx.metrics(step, eval_loss=eval_loss, epoch=self.epoch)
-        self._last_metrics["eval_loss"] = eval_loss
+        self._validated = (step, eval_loss)
         if ledger.judge(step, eval_loss) and plan.keep_best:
             shutil.rmtree(self.best_weights, ignore_errors=True)
             save_weights(self.model, self.best_weights)
@@ -227,6 +238,8 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         if not all_finite(self.model):
             raise _not_a_number(step, self.args.learning_rate)
         self.ledger.unlogged_loss = float(self._tr_loss)
+        measured = {"eval_loss": self._validated[1]} if self._validated and self._validated[0] == step else {}
+        metrics = {**self._last_metrics, **measured}
         with self._off_the_clock():
             Trainer._save_checkpoint(self, model, trial)  # not TRL's, which adds a model card
             built = Path(self.args.output_dir) / f"checkpoint-{step}"
@@ -240,9 +253,10 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
                 data_digest=plan.data_digest,
                 config_digest=plan.config_digest,
                 versions=plan.versions,
-                metrics=self._last_metrics,
+                conditions=self.conditions,
+                metrics=metrics,
             )
-            self._ctx.checkpoint(step, path, self._last_metrics)
+            self._ctx.checkpoint(step, path, metrics)
             checkpoints.prune(self._ctx.checkpoints, keep=plan.keep_checkpoints)
 
     def start_clock(self) -> None:

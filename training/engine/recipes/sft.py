@@ -22,6 +22,7 @@ name = "sft"
 label = "Supervised fine-tuning"
 eats = (RowKind.CHAT, RowKind.COMPLETION)
 needs: Literal["device"] = "device"
+resumable = True  # an interrupted run goes on from its checkpoint to the same weights, bit for bit
 charts = (("Loss", "loss,eval_loss", "Training,Held out"), ("Learning rate", "learning_rate", "Learning rate"))
 
 
