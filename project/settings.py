@@ -227,6 +227,10 @@ JOB_STOP_TIMEOUT = env.decimal("JOB_STOP_TIMEOUT", 90.0, least=1)
 MAX_TRAINING_JOBS = env.integer("MAX_TRAINING_JOBS", 1, least=1)
 MAX_CPU_JOBS = env.integer("MAX_CPU_JOBS", 2, least=1)
 ENGINE_THREADS = env.integer("ENGINE_THREADS", 0, least=0)
+JOB_TIME_LIMIT = env.integer("JOB_TIME_LIMIT", 0, least=0)  # of a job that names none; 0: no limit
+JOB_MEMORY_LIMIT = env.integer("JOB_MEMORY_LIMIT", 0, least=0)  # bytes, likewise
+MIN_FREE_BYTES = env.integer("MIN_FREE_BYTES", 1024**3, least=0)
+KEEP_CHECKPOINTS_DAYS = env.decimal("KEEP_CHECKPOINTS_DAYS", 30, least=0)
 
 # --- serving (seconds, tokens)
 SERVE_LEASE = env.decimal("SERVE_LEASE", 15.0, least=2)

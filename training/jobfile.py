@@ -3,6 +3,7 @@
 Ranges, defaults and help texts are those of the recipe's parameters, so that no face can disagree with the engine.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -138,6 +139,16 @@ class DeploymentSection(_Section):
     health_check_enabled: bool = Field(True, description="A deployment is always checked before it gets traffic.")
 
 
+class LimitsSection(_Section):
+    time_limit: int | None = Field(
+        None, ge=1, le=366 * 86_400 - 1, description="Seconds of work, over all tries, after which it is stopped."
+    )
+    memory_limit: int | None = Field(
+        None, ge=64 * 2**20, le=2**50 - 1, description="Bytes of the host's memory it may hold."
+    )
+    priority: int = Field(0, ge=-100, le=100, description="Jobs with a higher one start first.")
+
+
 class JobFile(_Section):
     """A fine-tune as people write it. Numbers left out (null) are settled at launch, see `settle`."""
 
@@ -153,6 +164,7 @@ class JobFile(_Section):
     optimization: Optimization = Optimization()
     evaluation: EvaluationSection = EvaluationSection()
     deployment: DeploymentSection = DeploymentSection()
+    limits: LimitsSection = LimitsSection()
 
 
 DEEPEST = 20  # sections in sections
@@ -165,6 +177,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "optimization.early_stopping": EarlyStopping,
     "evaluation": EvaluationSection,
     "deployment": DeploymentSection,
+    "limits": LimitsSection,
 }
 # Where each of a recipe's parameters stands in the job file.
 _ELSEWHERE = {"seed": "data.seed", "validation_split": "data.validation_split", "evaluate_every": "evaluation.every"}
@@ -275,6 +288,18 @@ def settle(config: JobFile, defaults: Defaults, *, context: int) -> JobFile:
         )
     model = config.model.model_copy(update={"name": config.model.name or model_name(config.name)})
     return config.model_copy(update={"hyperparameters": numbers, "method": method, "model": model})
+
+
+def with_params(config: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored job file with the values of a recipe's parameters put where they stand in it."""
+    changed: dict[str, Any] = json.loads(json.dumps(config))
+    for name, value in params.items():
+        section, _, field = PLACES.get(name, f"objective.{name}").partition(".")
+        if field:
+            changed.setdefault(section, {})[field] = value
+        else:
+            changed[section] = value
+    return changed
 
 
 def _or(value: float | None, default: float) -> float:

@@ -1,5 +1,6 @@
 """What a supervisor gives an engine (`spec.json`), and what a recipe may do while it runs (`RunContext`)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -36,6 +37,15 @@ class UserError(Exception):
         self.hint, self.field = hint, field
 
     failure: ClassVar[FailureClass] = FailureClass.USER_ERROR
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A way to avoid a failure: `label` says it on a button, `params` are the recipe's parameters with it."""
+
+    key: str
+    label: str
+    params: BaseModel
 
 
 class StopRequested(Exception):
@@ -78,7 +88,15 @@ class RunContext(Protocol):
 
 
 class Recipe(Protocol):
-    """A long operation: one module. Heavy libraries are imported inside `run`, so reading `Params` costs nothing."""
+    """A long operation: one module. Heavy libraries are imported inside `run`, so reading `Params` costs nothing.
+
+    A recipe may also have
+    - `charts = ((title, "key,key", "label,label"), …)`: what its page draws,
+    - `network = True` and `secrets = ("HUGGINGFACE_TOKEN",)`: what its engine is given,
+    - `smaller(params) -> params | None`: the same work in less device memory, tried when that runs out,
+    - `remedies(params, failure: FailureClass, field: str) -> list[Remedy]`: what a person may try after a failure,
+    - `disk_bytes(params, {input: bytes}) -> int`: what it writes below its run folder at most.
+    """
 
     name: str
     label: str

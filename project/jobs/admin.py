@@ -17,7 +17,7 @@ from project.kernel.access import Actor
 from project.kernel.admin import ReadOnlyAdmin, admin_actor
 from project.kernel.errors import Problem
 
-_LOOKS = {"succeeded": "success", "failed": "danger", "running": "info", "queued": "warning"}
+_LOOKS = {"succeeded": "success", "failed": "danger", "running": "info", "queued": "warning", "paused": "warning"}
 
 
 class AttemptInline(TabularInline):  # type: ignore[misc]
@@ -51,7 +51,7 @@ class JobAdmin(ReadOnlyAdmin):
     list_select_related = ("workspace",)
     date_hierarchy = "created_at"
     show_full_result_count = False
-    actions = ("cancel", "requeue")
+    actions = ("pause", "resume", "cancel", "requeue")
     inlines = (AttemptInline,)
     readonly_fields = ("page",)
     fieldsets = (
@@ -63,11 +63,12 @@ class JobAdmin(ReadOnlyAdmin):
                 "fields": (
                     *("queue", "priority", "attempt", "lease_owner", "lease_until", "heartbeat_at", "suspected_at"),
                     *("losses", "run_after", "cancel_requested_at", "cancel_requested_by"),
+                    *("pause_requested_at", "pause_requested_by", "time_limit", "memory_limit", "worked"),
                 )
             },
         ),
         ("Failure", {"fields": ("failure_class", "failure_message", "failure_hint", "failure_field", "failure_lines")}),
-        ("Asked for", {"fields": ("params", "inputs", "subject_kind", "subject_id", "retry_of")}),
+        ("Asked for", {"fields": ("params", "adjusted", "inputs", "subject_kind", "subject_id", "retry_of")}),
         ("Times", {"fields": ("created_at", "queued_at", "started_at", "finished_at")}),
     )
 
@@ -90,6 +91,14 @@ class JobAdmin(ReadOnlyAdmin):
     @display(description="Page")  # type: ignore[untyped-decorator]
     def page(self, job: Job) -> str:
         return format_html('<a href="{}">Live page</a>', reverse("job", args=[job.pk]))
+
+    @admin.action(description="Pause")
+    def pause(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        self._each(request, queryset, lambda job, by: jobs.pause(job, by=by), "will pause")
+
+    @admin.action(description="Resume")
+    def resume(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        self._each(request, queryset, lambda job, by: jobs.resume(job, by=by), "go on")
 
     @admin.action(description="Cancel")
     def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:

@@ -18,6 +18,7 @@ class Claim:
 
     own: Ownership
     device: str
+    adopted: bool = False  # its engine runs already, or has ended unseen: its worker died
 
     @property
     def job_id(self) -> UUID:
@@ -74,3 +75,21 @@ def _next(queue: str, job_id: UUID | None) -> Job | None:
         waiting = waiting.filter(pk=job_id)
     skip = connection.features.has_select_for_update_skip_locked
     return waiting.select_for_update(skip_locked=skip, of=("self",)).order_by("-priority", "queued_at", "pk").first()
+
+
+def adopt(attempt: JobAttempt, *, owner: str) -> Claim | None:
+    """Go on with an attempt on this host whose worker has died, under the same number. None if somebody else does.
+
+    The dead owner can't write any more, so a change of the owner is all the fencing that is needed.
+    """
+    own = Ownership(attempt.job_id, attempt.number, owner)
+    with transaction.atomic():
+        job = journal.locked(Ownership(attempt.job_id, attempt.number, attempt.owner).rows())
+        if job is None:
+            return None
+        Job.objects.filter(pk=job.pk).update(
+            lease_owner=owner, lease_until=lease_end(), heartbeat_at=Now(), suspected_at=None
+        )
+        JobAttempt.objects.filter(pk=attempt.pk).update(owner=owner)
+        journal.append(job, "state", state=job.state, adopted=True, host=attempt.host)
+    return Claim(own, attempt.device, adopted=True)

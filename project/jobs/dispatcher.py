@@ -15,7 +15,7 @@ from django.db import InterfaceError, OperationalError, connection, connections
 from django.db.models.functions import Now
 
 from project.jobs import reaper, slots
-from project.jobs.claim import Claim, claim
+from project.jobs.claim import Claim, adopt, claim
 from project.jobs.identity import Identity
 from project.jobs.models import Worker
 from project.jobs.supervisor import Supervisor
@@ -73,15 +73,23 @@ class Dispatcher:
     def _turn(self) -> None:
         """One look around: say that we live, clean up after the dead, fill free places."""
         self._say_alive()
-        reaper.recover_host(settings.HOST_NAME)
+        reaper.kill_left_behind(settings.HOST_NAME)
         if self._draining.is_set():
             return
+        self._adopt()
         if not self._has_places:
             for queue in self.queues:
                 slots.ensure(settings.HOST_NAME, queue)
             self._has_places = True
         for queue in self.queues:
             while taken := claim(queue, host=settings.HOST_NAME, owner=str(self.identity)):
+                self._supervise(taken)
+
+    def _adopt(self) -> None:
+        """Go on with what a worker of this host was doing when it died."""
+        for attempt in reaper.orphans(settings.HOST_NAME):
+            if attempt.job.queue in self.queues and (taken := adopt(attempt, owner=str(self.identity))):
+                log.warning("job %s: the worker of attempt %s died; going on with it", taken.job_id, attempt.number)
                 self._supervise(taken)
 
     def _supervise(self, taken: Claim) -> None:

@@ -9,23 +9,18 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from django.conf import settings
 from django.db.models import F
 from django.db.models.functions import Now
 
 from project.contracts.events import FailureClass
-from project.jobs import journal, outcomes
+from project.jobs import doorbell, journal, outcomes, retries
 from project.jobs.models import DeviceSlot, Job, JobAttempt, JobState, Outcome
 from project.kernel.models import Artifact
-
-# How often a try that was lost may be followed by another one, before the job fails.
-LOSS_BUDGET = 3
-LONGEST_PAUSE = 300.0  # seconds between two tries
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job failed: a class, a sentence, what to do, the parameter to change, and the evidence."""
+    """Why a try failed: a class, a sentence, what to do, the parameter to change, and the evidence."""
 
     failure: FailureClass
     message: str
@@ -51,19 +46,53 @@ def succeed(job: Job, result: dict[str, Any], artifact: Artifact | None, *, exit
 
 
 def fail(job: Job, why: Failure, *, exit: Exit, artifact: Artifact | None = None) -> None:
-    """`artifact` is what a job that failed at its very end had made already."""
-    _close(job, Outcome.FAILED, exit=exit, failure_class=why.failure, message=why.message)
+    """Try again where that may help (`retries`), else the job has failed.
+
+    `artifact` is what a job that failed at its very end had made already: such a job is not run again.
+    """
+    if job.cancel_requested_at is not None:
+        cancel(job, exit=exit)
+        return
+    next_step = retries.Enough() if artifact else retries.judge(job, why.failure, why.message)
+    outcome = Outcome.LOST if why.failure == FailureClass.INFRASTRUCTURE else Outcome.FAILED
+    _close(job, outcome, exit=exit, failure_class=why.failure, message=why.message)
+    if isinstance(next_step, retries.Again):
+        _go_on(job, why, next_step)
+    else:
+        _fail(job, why, next_step.why, artifact)
+
+
+def _go_on(job: Job, why: Failure, again: retries.Again) -> None:
+    _queue_again(
+        job,
+        why.message,
+        said={"failure": why.failure, **({"adjusted": again.adjusted, "note": again.note} if again.adjusted else {})},
+        losses=F("losses") + int(why.failure == FailureClass.INFRASTRUCTURE),
+        run_after=Now() + timedelta(seconds=again.pause) if again.pause else None,
+        adjusted={**job.adjusted, **again.adjusted},
+    )
+
+
+def _fail(job: Job, why: Failure, also: str, artifact: Artifact | None) -> None:
+    hint = why.hint
+    if not hint and why.failure == FailureClass.INFRASTRUCTURE:
+        hint = "Its host or worker died each time. Look at the workers' logs, then retry."
     _finish(
         job,
         JobState.FAILED,
         failure_class=why.failure,
-        failure_message=why.message,
-        failure_hint=why.hint,
+        failure_message=f"{why.message} {also}".strip(),
+        failure_hint=hint,
         failure_field=why.field[:200],
         failure_lines=[line[:2000] for line in why.lines],
         artifact=artifact,
     )
     outcomes.failed(job)
+
+
+def lose(job: Job, message: str, *, exit: Exit) -> None:
+    """The try was lost to infrastructure, which is not the job's fault."""
+    fail(job, Failure(FailureClass.INFRASTRUCTURE, message), exit=exit)
 
 
 def cancel(job: Job, *, exit: Exit) -> None:
@@ -79,36 +108,29 @@ def cancel_waiting(job: Job, *, by: str) -> None:
     outcomes.failed(job)
 
 
-def lose(job: Job, message: str, *, exit: Exit) -> None:
-    """The try was lost to infrastructure: queue the job again, or fail it when that happened too often."""
+def stop(job: Job, *, exit: Exit, reason: str) -> None:
+    """The engine was asked to stop and is gone: cancelled, paused, or queued again, as the row says now.
+
+    Not a failure, and not counted as one. `reason` is why a job that nobody wanted to stop goes back to the queue.
+    """
     if job.cancel_requested_at is not None:
         cancel(job, exit=exit)
         return
-    if job.losses >= LOSS_BUDGET:
-        hint = "Its host or worker died each time. Look at the workers' logs, then retry."
-        lost = f"{message} That was try {job.attempt}; it is not tried again."
-        fail(job, Failure(FailureClass.INFRASTRUCTURE, lost, hint=hint), exit=exit)
-        return
-    pause = min(settings.JOB_BEAT * 2**job.losses, LONGEST_PAUSE)
-    _close(job, Outcome.LOST, exit=exit, failure_class=FailureClass.INFRASTRUCTURE, message=message)
-    _queue_again(job, message, losses=F("losses") + 1, run_after=Now() + timedelta(seconds=pause))
+    pausing = job.state == JobState.PAUSING
+    _close(job, Outcome.PAUSED if pausing else Outcome.DRAINED, exit=exit)
+    _queue_again(job, "" if pausing else reason, run_after=None)
 
 
-def drain(job: Job, *, exit: Exit) -> None:
-    """The worker goes away (a deploy): another one goes on. Not a failure, and not counted as one."""
-    if job.cancel_requested_at is not None:
-        cancel(job, exit=exit)
-        return
-    _close(job, Outcome.DRAINED, exit=exit)
-    _queue_again(job, "Its worker was stopped.", run_after=None)
-
-
-def _queue_again(job: Job, reason: str, **also: Any) -> None:
+def _queue_again(job: Job, reason: str, *, said: dict[str, Any] | None = None, **also: Any) -> None:
+    """Back to the queue; a job that somebody wanted to pause is paused instead."""
+    state = JobState.PAUSED if job.state == JobState.PAUSING else JobState.QUEUED
     Job.objects.filter(pk=job.pk).update(
-        state=JobState.QUEUED, lease_owner="", lease_until=None, suspected_at=None, rate=None, **also
+        state=state, lease_owner="", lease_until=None, suspected_at=None, rate=None, **also
     )
     job.refresh_from_db()
-    journal.append(job, "state", state=job.state, reason=reason)
+    journal.append(job, "state", state=job.state, **({"reason": reason} if reason else {}), **(said or {}))
+    if state == JobState.QUEUED:
+        doorbell.ring(job.pk, job.queue)
 
 
 def _finish(job: Job, state: JobState, *, said: dict[str, Any] | None = None, **also: Any) -> None:
@@ -121,7 +143,8 @@ def _finish(job: Job, state: JobState, *, said: dict[str, Any] | None = None, **
 
 
 def _close(job: Job, outcome: Outcome, *, exit: Exit, **also: Any) -> None:
-    JobAttempt.objects.filter(job=job, number=job.attempt).update(
+    attempts = JobAttempt.objects.filter(job=job, number=job.attempt)
+    attempts.update(
         outcome=outcome,
         finished_at=Now(),
         exit_code=exit.code,
@@ -129,4 +152,6 @@ def _close(job: Job, outcome: Outcome, *, exit: Exit, **also: Any) -> None:
         engine_gone=exit.gone,
         **also,
     )
+    for attempt in attempts:
+        Job.objects.filter(pk=job.pk).update(worked=F("worked") + attempt.duration.total_seconds())
     DeviceSlot.objects.filter(job=job).update(job=None, taken_at=None)

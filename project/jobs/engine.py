@@ -55,16 +55,24 @@ class Ended:
 
 
 class Engine:
-    """One engine process in a session and process group of its own. Its pid is also the group's."""
+    """One engine process in a session and process group of its own. Its pid is also the group's.
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+    `process` is None for one that somebody else started: how it ended can't be seen then, only that it did.
+    """
+
+    def __init__(self, pid: int, created: float | None, process: "subprocess.Popen[bytes] | None" = None) -> None:
         self._process = process
-        self.pid = process.pid
-        self.created = created_at(process.pid)
+        self.pid, self.created = pid, created
         self._end = select.poll()
-        self._end_descriptor = _pidfd(process.pid)
+        self._end_descriptor = _pidfd(pid) if process or is_process(pid, created) else None
         if self._end_descriptor is not None:
             self._end.register(self._end_descriptor, select.POLLIN)
+
+    @classmethod
+    def of_run(cls, folder: Path, pid: int | None, created: float | None) -> "Engine":
+        """The engine that was started for a run folder by a worker that died; it may have ended since."""
+        pid, created = _recorded(folder, pid, created)
+        return cls(pid or 0, created)
 
     @classmethod
     def start(cls, folder: Path, spec: RunSpec, recipe: Recipe | None) -> "Engine":
@@ -86,12 +94,14 @@ class Engine:
                 start_new_session=True,
                 pass_fds=descriptors,
             )
-        engine = cls(process)
+        engine = cls(process.pid, created_at(process.pid), process)
         (folder / "engine.json").write_text(json.dumps({"pid": engine.pid, "created": engine.created}))
         return engine
 
     def ended(self) -> Ended | None:
         """None while the process runs."""
+        if self._process is None:
+            return None if is_process(self.pid, self.created) else Ended(None, None)
         code = self._process.poll()
         if code is None:
             return None
@@ -101,19 +111,33 @@ class Engine:
         """Like `ended`, after waiting for at most `seconds`; costs nothing while it waits."""
         if self._end_descriptor is not None:
             self._end.poll(seconds * 1000)
+        elif self._process is None:
+            time.sleep(0 if self.ended() else seconds)
         else:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
         return self.ended()
 
+    def resident_bytes(self) -> int:
+        """Memory that the process and everything it started hold now."""
+        held = 0
+        with contextlib.suppress(psutil.Error):
+            me = psutil.Process(self.pid)
+            for process in (me, *me.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    held += process.memory_info().rss
+        return held
+
     def ask_to_stop(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGTERM)
+        if self.ended() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGTERM)
 
     def kill(self) -> bool:
         """Kill the whole group and wait until it is gone; false if something survives ten seconds of that."""
-        gone = kill_group(self.pid, self.created)
-        self._process.poll()
+        gone = kill_group(self.pid, self.created) if self.pid else True
+        if self._process is not None:
+            self._process.poll()
         if gone and self._end_descriptor is not None:
             os.close(self._end_descriptor)
             self._end_descriptor = None
@@ -190,7 +214,13 @@ def kill_group(group: int, since: float | None, *, patience: float = 10.0) -> bo
 
 
 def kill_run(folder: Path, pid: int | None, created: float | None) -> bool:
-    """End whatever still runs for a run folder: by its recorded group, else by its command line."""
+    """End whatever still runs for a run folder."""
+    pid, created = _recorded(folder, pid, created)
+    return kill_group(pid, created) if pid else True
+
+
+def _recorded(folder: Path, pid: int | None, created: float | None) -> tuple[int | None, float | None]:
+    """The engine's pid and creation time: what the database has, else what its folder says, else by command line."""
     if pid is None:
         with contextlib.suppress(OSError, ValueError, KeyError):
             recorded = json.loads((folder / "engine.json").read_text())
@@ -200,4 +230,4 @@ def kill_run(folder: Path, pid: int | None, created: float | None) -> bool:
             with contextlib.suppress(psutil.Error):
                 if process.cmdline()[-3:] == ["-m", "project.runner", str(folder)]:
                     pid, created = process.pid, process.create_time()
-    return kill_group(pid, created) if pid else True
+    return pid, created

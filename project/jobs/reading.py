@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from project.contracts.events import EVENT, Event, Log
+from project.contracts.events import EVENT, FINAL, Event, Log
 
 MOST_AT_ONCE = 1 << 20  # bytes per read: a burst is taken in pieces, so that the lease is renewed between them
 LONGEST_LINE = 8 << 20  # bytes; more without a line's end is no event
@@ -60,6 +60,18 @@ class EventReader:
             return Log(at=self._started_at, level="warning", message=f"unreadable event in line {self.lines}: {shown}")
         self._started_at = event.at
         return event
+
+
+def final_event(path: Path) -> Event | None:
+    """How a run said that it ended; None when it did not."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LONGEST_LINE))
+            last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+        event = EVENT.validate_json(last)
+    except (OSError, ValidationError):
+        return None
+    return event if isinstance(event, FINAL) else None
 
 
 def log_tail(path: Path, size: int) -> str:

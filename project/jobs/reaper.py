@@ -25,7 +25,6 @@ def sweep() -> int:
     time to renew, and some worker must have said that it lives: after a restart of the database nobody is given up
     just because nobody could write.
     """
-    recover_host(settings.HOST_NAME)
     expired = Job.objects.filter(state__in=ACTIVE, lease_until__lt=Now())
     expired.filter(suspected_at=None).update(suspected_at=Now())
     patience = timedelta(seconds=1.2 * settings.JOB_BEAT)  # a living supervisor renews at every beat
@@ -50,27 +49,44 @@ def _others_live(job: Job) -> bool:
     return Worker.objects.filter(heartbeat_at__gt=mine[:1]).exclude(pk=job.lease_owner).exists()
 
 
-def recover_host(host: str) -> int:
-    """Kill engines on this host that nobody supervises any more, and queue their jobs again. Returns how many jobs.
+def orphans(host: str) -> list[JobAttempt]:
+    """Attempts on this host that are still the job's present one, and whose worker has certainly died."""
+    attempts = JobAttempt.objects.filter(host=host, engine_gone=False).select_related("job")
+    return [attempt for attempt in attempts if _is_current(attempt) and is_dead(attempt.owner)]
 
-    A worker that died is known by its process; nobody has to wait for its lease. An engine whose attempt was given up
-    while its supervisor hangs is killed too: its place is somebody else's by now.
-    """
-    recovered = 0
+
+def kill_left_behind(host: str) -> None:
+    """Kill engines on this host whose attempt was given up: their place is somebody else's by now."""
     for attempt in JobAttempt.objects.filter(host=host, engine_gone=False).select_related("job"):
-        job = attempt.job
-        current = job.is_active and (job.attempt, job.lease_owner) == (attempt.number, attempt.owner)
-        dead = is_dead(attempt.owner)
-        if current and not dead:
-            continue
-        gone = kill_run(attempt.run_folder(), attempt.pid, attempt.process_created)
-        if not gone:
-            log.error("job %s: attempt %s can't be killed on %s", job.pk, attempt.number, host)
-            continue
-        JobAttempt.objects.filter(pk=attempt.pk).update(engine_gone=True)
-        if current:
-            recovered += _requeue(Ownership(job.pk, attempt.number, attempt.owner), host)
+        if not _is_current(attempt):
+            _kill(attempt)
+
+
+def recover_host(host: str) -> int:
+    """Kill what dead workers left running on this host and queue their jobs again. Returns how many jobs.
+
+    For a host on which no worker will go on soon; a worker takes living engines over instead (`claim.adopt`).
+    """
+    kill_left_behind(host)
+    recovered = 0
+    for attempt in orphans(host):
+        if _kill(attempt):
+            recovered += _requeue(Ownership(attempt.job_id, attempt.number, attempt.owner), host)
     return recovered
+
+
+def _is_current(attempt: JobAttempt) -> bool:
+    job = attempt.job
+    return job.is_active and (job.attempt, job.lease_owner) == (attempt.number, attempt.owner)
+
+
+def _kill(attempt: JobAttempt) -> bool:
+    gone = kill_run(attempt.run_folder(), attempt.pid, attempt.process_created)
+    if gone:
+        JobAttempt.objects.filter(pk=attempt.pk).update(engine_gone=True)
+    else:
+        log.error("job %s: attempt %s can't be killed on %s", attempt.job_id, attempt.number, attempt.host)
+    return gone
 
 
 def _requeue(own: Ownership, host: str) -> bool:

@@ -61,7 +61,17 @@ def _state(body: dict[str, Any], attempt: int) -> tuple[str, str, str]:
     by = f"by {body['by']}" if body.get("by") else ""
     if body.get("cancel_requested"):
         return "stop", "Asked to stop", by
+    if body.get("adopted"):
+        return "retry", "Its worker was replaced", "the engine went on meanwhile"
+    if body.get("resumed"):
+        return "play", "Resumed", by
+    if body.get("adjusted"):
+        return "gauge", "Made to fit", f"{body.get('reason', '')} It goes on with {body.get('note', '')}."
     match body.get("state"):
+        case "pausing":
+            return "pause", "Asked to pause", by
+        case "paused":
+            return "pause", "Paused", str(body.get("reason") or by)
         case "queued" if body.get("reason"):
             return "retry", "Queued again", str(body["reason"])
         case "queued":

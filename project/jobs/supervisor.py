@@ -1,8 +1,9 @@
 """One claimed attempt, from its run folder to its end: the only writer about a running job.
 
-It starts the engine in a process of its own, renews the lease, follows what the engine says, passes on a wish to stop,
-and writes how it ended. Every write is fenced (`Ownership`): once it finds that the job is no longer its own, it kills
-the engine and says nothing. While the database can't be reached it goes on, and gives up after JOB_GRACE.
+It starts the engine in a process of its own, or takes over one whose worker died, renews the lease, follows what the
+engine says, passes on a wish to stop, enforces the limits, and writes how it ended. Every write is fenced
+(`Ownership`): once it finds that the job is no longer its own, it kills the engine and says nothing. While the database
+can't be reached it goes on, and gives up after JOB_GRACE.
 """
 
 import contextlib
@@ -15,24 +16,28 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
+from django.utils import timezone
 
 from project.contracts.events import FINAL, Done, Event, Failed, FailureClass, Stopped
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.runs import RECIPES, Recipe, RunSpec
-from project.jobs import checkpoints, ending
+from project.jobs import checkpoints, ending, host
 from project.jobs.claim import Claim
 from project.jobs.ending import Exit, Failure
 from project.jobs.engine import Ended, Engine, beat
 from project.jobs.ingest import Ingest
-from project.jobs.models import Job
+from project.jobs.keeping import Keeping
+from project.jobs.models import Job, JobState
 from project.jobs.ownership import OwnershipLost
-from project.jobs.reading import EventReader, log_tail
+from project.jobs.reading import EventReader, final_event, log_tail
 from project.kernel import artifacts
 from project.kernel.errors import Problem
 from project.kernel.models import Artifact
@@ -47,6 +52,24 @@ LOOK = 1.0  # seconds between two looks at the job's flags
 LOG_EVERY = 5.0  # seconds between two copies of the log's tail
 LOG_BYTES = 16 * 1024
 EVIDENCE = 20  # lines of the log shown with a failure
+STORING = "storing"  # marks a run folder whose result is being moved into the store
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a job may use: seconds of work over all tries, bytes of memory; and what earlier tries worked."""
+
+    seconds: int | None = None
+    memory: int | None = None
+    worked: float = 0.0
+
+    def is_over(self, seconds: float) -> bool:
+        """Is the time up, `seconds` after the beginning of this try?"""
+        return self.seconds is not None and self.worked + seconds > self.seconds
+
+
+class NothingToAdopt(Exception):
+    """The engine of a dead worker is gone too, and left no result."""
 
 
 class DatabaseGone(Exception):
@@ -57,17 +80,22 @@ class Supervisor:
     """`draining` set means: this worker goes away; save, stop, and leave the job to another one."""
 
     def __init__(self, claim: Claim, *, draining: threading.Event | None = None) -> None:
-        self._own, self._device = claim.own, claim.device
+        self._own, self._device, self._adopts = claim.own, claim.device, claim.adopted
         self._draining = draining or threading.Event()
         self._folder = Path(settings.RUNS_PATH) / str(claim.job_id) / str(claim.own.attempt)
         self._ingest = Ingest(claim.own)
+        self._keeping = Keeping(claim.own, self._ingest)
         self._reader = EventReader(self._folder / "events.jsonl")
         self._engine: Engine | None = None
         self._final: Event | None = None
-        self._stopping = ""  # why the engine was asked to stop: 'cancel', 'drain'
+        self._stopping = ""  # why the engine was asked to stop: 'cancel', 'pause', 'drain', 'time'
+        self._killed: Failure | None = None  # why we killed it
+        self._limits = Limits()
         self._stopping_since = 0.0
         self._database_down_since: float | None = None
-        self._flushed_at = self._looked_at = self._renewed_at = self._beaten_at = self._logged_at = 0.0
+        self._flushed_at = self._looked_at = self._renewed_at = self._beaten_at = self._logged_at = (
+            self._measured_at
+        ) = 0.0
         self._log_size = -1
         self._begun = time.monotonic()
 
@@ -86,30 +114,54 @@ class Supervisor:
             self._leave_behind_nothing()
             raise
         finally:
+            self._keeping.close()
             shutil.rmtree(self._folder / "tmp", ignore_errors=True)
 
     def _run(self) -> None:
         job = self._surely(lambda: Job.objects.select_related("workspace").get(pk=self._own.job_id))
         try:
-            recipe = _recipe(job)
-            spec = self._prepare(job)
-            engine = self._engine = Engine.start(self._folder, spec, recipe)
-        except (Problem, OSError) as error:
-            self._fail_or_lose(_why_it_could_not_start(error), Exit(gone=True))
+            engine = self._engine = self._adopted(job) if self._adopts else self._started(job)
+        except (NothingToAdopt, Problem, OSError) as error:
+            self._fail(_why_it_could_not_start(error), Exit(gone=True))
             return
-        self._surely(lambda: self._note_process(engine))
+        self._limits = Limits(job.time_limit, job.memory_limit, job.worked)
+        oom_kills = host.oom_kills()
         ended = self._follow(engine)
         gone = engine.kill()  # what it started and left behind
         self._read_the_rest()
-        self._conclude(job, ended, Exit(ended.code, ended.signal, gone=gone))
+        goes_on = self._stopping != "cancel" and not isinstance(self._final, Done)  # perhaps on another host
+        self._surely(lambda: self._keeping.finish(self._meanwhile, send=goes_on))
+        host_was_full = host.oom_kills() > oom_kills
+        self._conclude(job, ended, Exit(ended.code, ended.signal, gone=gone), host_was_full=host_was_full)
 
     # --- before
+
+    def _started(self, job: Job) -> Engine:
+        recipe = _recipe(job)
+        host.check_disk(recipe, job)
+        engine = self._engine = Engine.start(self._folder, self._prepare(job), recipe)
+        self._surely(lambda: self._note_process(engine))
+        return engine
+
+    def _adopted(self, job: Job) -> Engine:
+        """The engine of this attempt, whose worker died: follow it from the line where that one stopped."""
+        attempt = self._surely(lambda: self._own.attempt_rows().get())
+        engine = Engine.of_run(self._folder, attempt.pid, attempt.process_created)
+        if engine.ended() is not None and final_event(self._folder / "events.jsonl") is None:
+            engine.kill()
+            raise NothingToAdopt(f"Its worker on {attempt.host} died.")
+        self._begun -= max(0.0, (timezone.now() - attempt.started_at).total_seconds())
+        self._reader = EventReader(self._folder / "events.jsonl", lines=attempt.lines, offset=attempt.line_bytes)
+        beat(self._folder)
+        return engine
 
     def _prepare(self, job: Job) -> RunSpec:
         """Make the run folder and bring the inputs to this host, while the lease goes on."""
         shutil.rmtree(self._folder, ignore_errors=True)  # of a database that was restored to an earlier day
         self._folder.mkdir(parents=True)
-        kept = self._surely(lambda: checkpoints.newest_here(job)) if job.attempt > 1 else None
+        resume_from = self._surely(
+            lambda: checkpoints.to_resume(job, own=self._own, into=self._folder, meanwhile=self._meanwhile)
+        )
         wanted = {name: _input_artifact(job, name, value) for name, value in job.inputs.items()}
 
         def fetch() -> dict[str, str]:
@@ -122,9 +174,9 @@ class Supervisor:
             job=str(job.pk),
             attempt=self._own.attempt,
             recipe=job.recipe,
-            params=job.params,
+            params=job.effective_params,
             inputs=self._meanwhile(fetch) if any(wanted.values()) else fetch(),
-            resume_from=str(kept.path) if kept else None,
+            resume_from=str(resume_from) if resume_from else None,
             device=self._device,
             threads=settings.ENGINE_THREADS,
             silence_limit=settings.JOB_GRACE,
@@ -143,6 +195,7 @@ class Supervisor:
             self._take_events()
             self._stay_alive()
             self._pass_on_wishes(engine)
+            self._watch_memory(engine)
             if ended is not None:
                 return ended
 
@@ -172,6 +225,7 @@ class Supervisor:
         elif now - self._renewed_at >= settings.JOB_BEAT:
             self._renewed_at = now
             self._if_possible(self._own.renew)
+        self._if_possible(self._keeping.tick)
 
     def _pause_between_writes(self, now: float) -> float:
         return next((pause for age, pause in FLUSH if now - self._begun < age), SLOW_FLUSH)
@@ -193,13 +247,15 @@ class Supervisor:
         return 0
 
     def _pass_on_wishes(self, engine: Engine) -> None:
-        """Ask the engine to stop when somebody wants that; kill it when it does not obey in time."""
+        """Ask the engine to stop when somebody wants that or its time is up; kill it when it does not obey in time."""
         now = time.monotonic()
         if not self._stopping and now - self._looked_at >= min(LOOK, settings.JOB_BEAT):
             self._looked_at = now
             self._if_possible(self._look)
             if not self._stopping and self._draining.is_set():
                 self._stopping = "drain"
+            if not self._stopping and self._limits.is_over(now - self._begun):
+                self._stopping = "time"
             if self._stopping:
                 self._stopping_since = now
                 engine.ask_to_stop()
@@ -207,11 +263,31 @@ class Supervisor:
             engine.kill()
 
     def _look(self) -> None:
-        flags = self._own.rows().values_list("cancel_requested_at", flat=True)
-        if not flags:
+        columns = ("state", "cancel_requested_at", "time_limit", "memory_limit", "worked")
+        row = self._own.rows().values_list(*columns).first()
+        if row is None:
             raise OwnershipLost
-        if flags[0] is not None:
+        state, cancelled_at, *limits = row
+        self._limits = Limits(*limits)
+        if cancelled_at is not None:
             self._stopping = "cancel"
+        elif state == JobState.PAUSING:
+            self._stopping = "pause"
+
+    def _watch_memory(self, engine: Engine) -> None:
+        """Kill an engine that holds more of the host's memory than it may, before the host has to choose somebody."""
+        limit, now = self._limits.memory, time.monotonic()
+        if not limit or self._killed or now - self._measured_at < LOOK:
+            return
+        self._measured_at = now
+        held = engine.resident_bytes()
+        if held > limit:
+            self._killed = Failure(
+                FailureClass.HOST_MEMORY,
+                f"It held {held / 2**30:.1f} GiB of the host's memory; its limit is {limit / 2**30:.1f} GiB.",
+                "Raise the job's memory limit, or use a smaller batch or shorter sequences.",
+            )
+            engine.kill()
 
     # --- after
 
@@ -222,23 +298,37 @@ class Supervisor:
         self._logged_at = 0.0  # the end of the log is always kept
         self._surely(self._flush)
 
-    def _conclude(self, job: Job, ended: Ended, exit: Exit) -> None:
+    def _conclude(self, job: Job, ended: Ended, exit: Exit, *, host_was_full: bool) -> None:
         """Write how it ended. Finished work counts even if somebody wanted to stop it at the last moment."""
-        match self._final:
-            case Done() as done if exit.code == 0:
+        final = self._final or final_event(self._folder / "events.jsonl")  # the worker before us may have read it
+        match final:
+            case Done() as done if exit.code in (0, None) and exit.signal is None:
                 self._succeed(job, done, exit)
-            case _ if self._stopping == "cancel":
-                self._surely(lambda: self._end(lambda job: ending.cancel(job, exit=exit)))
-            case Failed() as failed:
+            case Failed() as failed if self._stopping != "cancel":
                 lines = self._evidence()
-                self._fail_or_lose(Failure(failed.failure, failed.message, failed.hint, failed.field, lines), exit)
-            case _ if self._stopping == "drain":
-                self._surely(lambda: self._end(lambda job: ending.drain(job, exit=exit)))
+                self._fail(Failure(failed.failure, failed.message, failed.hint, failed.field, lines), exit)
+            case _ if self._stopping == "time":
+                self._fail(self._out_of_time(), exit)
+            case _ if self._stopping:
+                drained = self._draining.is_set()
+                reason = "Its worker was stopped." if drained else "It was resumed while it was pausing."
+                self._surely(lambda: self._end(lambda job: ending.stop(job, exit=exit, reason=reason)))
+            case _ if self._killed:
+                self._fail(self._killed, exit)
             case Stopped():
                 message = "The engine was stopped from outside."
                 self._surely(lambda: self._end(lambda job: ending.lose(job, message, exit=exit)))
             case _:
-                self._fail(self._why_it_died(ended), exit)
+                self._fail(self._why_it_died(ended, host_was_full=host_was_full), exit)
+
+    def _out_of_time(self) -> Failure:
+        limit = timedelta(seconds=self._limits.seconds or 0)
+        return Failure(
+            FailureClass.TIME_LIMIT,
+            f"It was stopped after {limit} of work, its time limit.",
+            "Retry from its last checkpoint with a higher limit.",
+            "time_limit",
+        )
 
     def _succeed(self, job: Job, done: Done, exit: Exit) -> None:
         artifact = None
@@ -246,7 +336,7 @@ class Supervisor:
             try:
                 artifact = self._store(job, self._folder / done.artifact)
             except (Problem, OSError, ValueError) as error:
-                self._fail_or_lose(_why_it_could_not_be_stored(error), exit)
+                self._fail(_why_it_could_not_be_stored(error), exit)
                 return
         try:
             self._surely(lambda: self._end(lambda job: _succeed(job, done, artifact, exit)))
@@ -267,19 +357,15 @@ class Supervisor:
 
     def _store(self, job: Job, folder: Path) -> Artifact:
         """Upload and verify, without the row, while the lease goes on."""
+        if (self._folder / STORING).exists():
+            raise OSError(f"The worker before this one died while it stored {folder.name}")
+        (self._folder / STORING).touch()
         return self._meanwhile(
             lambda: artifacts.upload_tree(
                 folder, workspace=job.workspace, kind=job.recipe[:30], created_by=job.created_by, move=True
             ),
             undo=lambda made: artifacts.delete_files(made.key, [entry["path"] for entry in made.manifest]),
         )
-
-    def _fail_or_lose(self, why: Failure, exit: Exit) -> None:
-        """What is not the job's own fault is tried again."""
-        if why.failure == FailureClass.INFRASTRUCTURE:
-            self._surely(lambda: self._end(lambda job: ending.lose(job, why.message, exit=exit)))
-        else:
-            self._fail(why, exit)
 
     def _fail(self, why: Failure, exit: Exit, artifact: Artifact | None = None) -> None:
         def fail(job: Job) -> None:
@@ -294,13 +380,24 @@ class Supervisor:
         with transaction.atomic():
             write(self._own.lock())
 
-    def _why_it_died(self, ended: Ended) -> Failure:
+    def _why_it_died(self, ended: Ended, *, host_was_full: bool) -> Failure:
         lines = self._evidence()
+        if ended.signal == signal.SIGKILL and host_was_full:
+            message = "The host ran out of memory, and its kernel killed the engine."
+            hint = "Use a smaller batch or shorter sequences, run fewer jobs at once, or use a larger host."
+            return Failure(FailureClass.HOST_MEMORY, message, hint, lines=lines)
+        if ended.signal in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):  # nobody does that to itself
+            name = signal.Signals(ended.signal).name
+            hint = (
+                "Somebody or something on its host did that; a container's memory limit does. Look at the host's log."
+            )
+            return Failure(FailureClass.INFRASTRUCTURE, f"The engine was killed ({name}).", hint, lines=lines)
         if ended.signal:
             name = signal.Signals(ended.signal).name
-            hint = "Often that is a host out of memory: use a smaller batch, or look at the host's log."
-            hint = hint if ended.signal == signal.SIGKILL else "The last lines of its log may say why."
-            return Failure(FailureClass.CRASH, f"The engine was killed ({name}).", hint, lines=lines)
+            hint = "The last lines of its log may say why."
+            return Failure(FailureClass.CRASH, f"The engine crashed ({name}).", hint, lines=lines)
+        if ended.code is None:
+            return Failure(FailureClass.INFRASTRUCTURE, "The engine disappeared without saying why.", lines=lines)
         last = f" Its last words: {lines[-1]}" if lines else ""
         message = f"The engine ended with code {ended.code} without saying why.{last}"
         return Failure(FailureClass.CRASH, message, "The last lines of its log may say why.", lines=lines)
@@ -396,7 +493,9 @@ def _succeed(job: Job, done: Done, artifact: Artifact | None, exit: Exit) -> Non
     ending.succeed(job, done.result, artifact, exit=exit)
 
 
-def _why_it_could_not_start(error: Problem | OSError) -> Failure:
+def _why_it_could_not_start(error: NothingToAdopt | Problem | OSError) -> Failure:
+    if isinstance(error, NothingToAdopt):
+        return Failure(FailureClass.INFRASTRUCTURE, str(error))
     if isinstance(error, Problem):
         return Failure(FailureClass.USER_ERROR, f"The job could not start: {error.detail}")
     return _disk(error) or Failure(FailureClass.INFRASTRUCTURE, f"The engine could not be started: {error}")

@@ -16,6 +16,7 @@ from project.contracts.plugins import UnknownPlugin
 from project.contracts.runs import RECIPES
 from project.jobs import charts, checkpoints, logs, story, subjects
 from project.jobs.actions import jobs
+from project.jobs.expecting import expected_start
 from project.jobs.forms import JobFilter
 from project.jobs.models import Job, JobState, Worker
 from project.kernel import access
@@ -74,8 +75,11 @@ class JobPage(WorkspacePage):
             made=made_by(job),
             retries=list(job.retries.order_by("-id")[:5]),
             position=job.position() if waits else None,
+            expected_start=expected_start(job) if waits else None,
+            remedies=jobs.remedies(job),
             idle=waits and job.queue in queues_without_worker(self.actor.workspace),
             may_cancel=job.can_cancel and jobs.may_cancel(job, self.actor),
+            may_stop=jobs.may_cancel(job, self.actor),
         )
 
 
@@ -99,8 +103,14 @@ class JobVerb(WorkspacePage):
         job = access.find(Job.objects.all(), self.actor, pk=pk)
         if verb == "retry":
             made: list[Job] = []
-            if self.attempt(lambda: made.append(jobs.retry(job, by=self.actor)), "Queued as a new job."):
+            remedy = request.POST.get("remedy", "")
+            if self.attempt(lambda: made.append(jobs.retry(job, self.actor, remedy=remedy)), "Queued as a new job."):
                 job = made[0]
+        elif verb == "pause":
+            waiting = "It pauses after its present step." if job.is_active else "Paused."
+            self.attempt(lambda: jobs.pause(job, by=self.actor), waiting)
+        elif verb == "resume":
+            self.attempt(lambda: jobs.resume(job, by=self.actor), "It goes on.")
         elif verb == "cancel":
             waiting = "It stops after its present step." if job.is_active else "Cancelled."
             self.attempt(lambda: jobs.cancel(job, by=self.actor), waiting)

@@ -16,7 +16,7 @@ from registry.actions import deployments, models, versions
 from registry.adapters import describe_adapter, is_adapter
 from registry.models import ModelVersion, RegisteredModel, VersionKind
 from training.actions import evaluations
-from training.jobfile import JobFile
+from training.jobfile import JobFile, with_params
 from training.models import FineTune
 from training.planning import files_of, plan
 
@@ -53,6 +53,9 @@ def launch(config: JobFile, *, by: Actor, start: bool = True) -> Job:
         inputs=inputs,
         subject=fine_tune,
         start=start,
+        time_limit=made.config.limits.time_limit,
+        memory_limit=made.config.limits.memory_limit,
+        priority=made.config.limits.priority,
         verb="finetune.create",
     )
     fine_tune.job = job
@@ -144,6 +147,7 @@ def _deploy(fine_tune: FineTune, version: ModelVersion, *, by: Actor) -> dict[st
 def retried(old: Job, new: Job) -> None:
     """Outcome handler: a person's retry is a fine-tune of its own, with the same wishes."""
     fine_tune = FineTune.objects.get(job=old)
+    changed = [name for name, value in new.params.items() if old.params.get(name) != value]  # by a remedy
     again = FineTune.objects.create(
         workspace=fine_tune.workspace,
         created_by=new.created_by,
@@ -154,7 +158,7 @@ def retried(old: Job, new: Job) -> None:
         data_version_id=fine_tune.data_version_id,
         validation_version_id=fine_tune.validation_version_id,
         held_out_version_id=fine_tune.held_out_version_id,
-        config=fine_tune.config,
+        config=with_params(fine_tune.config, {name: new.params[name] for name in changed}),
     )
     new.subject_id = str(again.pk)
     edges.link(fine_tune.base_version, "base of", new, workspace=new.workspace)

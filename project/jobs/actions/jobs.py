@@ -1,16 +1,21 @@
-"""Launch, start, cancel, retry: what people and apps do to jobs. Workers do the rest (`project.jobs.dispatcher`)."""
+"""Launch, start, pause, resume, cancel, adjust, retry: what people and apps do to jobs.
+
+Workers do the rest (`project.jobs.dispatcher`).
+"""
 
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import models, transaction
 from django.db.models.functions import Now
 from pydantic import BaseModel, ValidationError
 
+from project.contracts.events import FailureClass
 from project.contracts.plugins import UnknownPlugin
-from project.contracts.runs import RECIPES, Recipe
+from project.contracts.runs import RECIPES, Recipe, Remedy
 from project.jobs import doorbell, ending, journal, outcomes
 from project.jobs.models import Job, JobState, Queue
 from project.kernel import access, audit
@@ -19,6 +24,8 @@ from project.kernel.errors import Conflict, Invalid, NotFound, invalid
 from project.kernel.models import Artifact, Workspace
 
 PRIORITIES = range(-100, 101)
+TIME_LIMITS = range(1, 366 * 86_400)  # seconds
+MEMORY_LIMITS = range(64 * 2**20, 2**50)  # bytes; less than that no engine can even start in
 
 Input = Artifact | Path | str
 
@@ -36,13 +43,17 @@ def launch(
     priority: int = 0,
     start: bool = True,
     queue: str | None = None,
+    time_limit: int | None = None,
+    memory_limit: int | None = None,
     verb: str = "job.create",
 ) -> Job:
     """Make a job and, unless `start` is false, put it into its queue.
 
-    `inputs` are artifacts or paths on this host, by the names the recipe asks for. `subject` is the object it works
-    for, shown with it. `verb` is what the caller lets `by` do: an app that starts work under a verb of its own names
-    that. Raises Invalid with `errors` named by field ('recipe', 'learning_rate', 'lora.r' …), NotFound, Forbidden.
+    `inputs` are artifacts or paths on this host, by the names the recipe asks for. `time_limit` is in seconds of work,
+    `memory_limit` in bytes of the host's memory; None takes the installation's default. `subject` is the object it
+    works for, shown with it. `verb` is what the caller lets `by` do: an app that starts work under a verb of its own
+    names that. Raises Invalid with `errors` named by field ('recipe', 'learning_rate', 'lora.r' …), NotFound,
+    Forbidden.
     """
     access.require(by, verb, workspace)
     plugin = find_recipe(recipe)
@@ -57,6 +68,8 @@ def launch(
         inputs={name: _input(value, name, workspace) for name, value in (inputs or {}).items()},
         queue=queue or (Queue.GPU if plugin.needs == "device" else Queue.CPU),
         priority=_priority(priority),
+        time_limit=_time_limit(time_limit) if time_limit is not None else settings.JOB_TIME_LIMIT or None,
+        memory_limit=_memory_limit(memory_limit) if memory_limit is not None else settings.JOB_MEMORY_LIMIT or None,
         subject_kind=(subject._meta.model_name or "") if subject else "",
         subject_id=str(subject.pk) if subject else "",
     )
@@ -123,6 +136,18 @@ def _priority(priority: int) -> int:
     return priority
 
 
+def _time_limit(seconds: int) -> int:
+    if seconds not in TIME_LIMITS:
+        raise invalid("time_limit", f"Use a number of seconds from {TIME_LIMITS[0]} to {TIME_LIMITS[-1]}.")
+    return seconds
+
+
+def _memory_limit(size: int) -> int:
+    if size not in MEMORY_LIMITS:
+        raise invalid("memory_limit", f"Use a number of bytes from {MEMORY_LIMITS[0]} to {MEMORY_LIMITS[-1]}.")
+    return size
+
+
 def _input(value: Input, name: str, workspace: Workspace) -> dict[str, str]:
     if isinstance(value, Artifact):
         if value.workspace_id != workspace.pk:
@@ -157,9 +182,7 @@ def cancel(job: Job, by: Actor) -> Job:
     People cancel their own jobs, operators everybody's. Asking twice is fine. Raises Conflict when it has ended.
     """
     access.require(by, _cancel_verb(job, by), job)
-    job = _locked(job)
-    if job.is_terminal:
-        raise Conflict(f"This job has {_ENDED[JobState(job.state)]} already.")
+    job = _unended(job)
     if job.cancel_requested_at is not None:
         return job
     audit.record("job.cancelled", job, by=by)
@@ -177,8 +200,104 @@ _ENDED = {JobState.SUCCEEDED: "succeeded", JobState.FAILED: "failed", JobState.C
 
 
 @transaction.atomic
-def retry(job: Job, by: Actor) -> Job:
-    """A new job with the same recipe, parameters and inputs. Raises Conflict while the old one has not ended."""
+def pause(job: Job, by: Actor) -> Job:
+    """Take a job out of its place without losing its work: a running one saves a checkpoint first, if it can.
+
+    It waits until `resume`. Whoever may cancel it may pause it; asking twice is fine. Raises Conflict for a draft, for
+    one that is being cancelled, and for one that has ended.
+    """
+    access.require(by, _cancel_verb(job, by), job)
+    job = _unended(job)
+    if job.state in (JobState.PAUSING, JobState.PAUSED):
+        return job
+    if not job.can_pause:
+        raise Conflict(f"This job is {'stopping' if job.is_cancelling else job.state}; it can't be paused.")
+    audit.record("job.paused", job, by=by)
+    state = JobState.PAUSING if job.state == JobState.RUNNING else JobState.PAUSED
+    return _move(job, state, by=by, pause_requested_at=Now(), pause_requested_by=by.label[:200])
+
+
+@transaction.atomic
+def resume(job: Job, by: Actor) -> Job:
+    """Let a paused job go on from its last checkpoint: back into the queue, at the place it had by its age.
+
+    One that is still pausing goes on as well. Raises Conflict when it is not paused.
+    """
+    access.require(by, _cancel_verb(job, by), job)
+    job = _unended(job)
+    if not job.can_resume:
+        raise Conflict(f"This job is {'stopping' if job.is_cancelling else job.state}; only a paused one can go on.")
+    audit.record("job.resumed", job, by=by)
+    state = JobState.RUNNING if job.state == JobState.PAUSING else JobState.QUEUED
+    return _move(job, state, by=by, resumed=True, pause_requested_at=None, pause_requested_by="")
+
+
+def _move(job: Job, state: JobState, *, by: Actor, resumed: bool = False, **fields: Any) -> Job:
+    Job.objects.filter(pk=job.pk).update(state=state, **fields)
+    job.refresh_from_db()
+    journal.append(job, "state", state=job.state, by=by.label, **({"resumed": True} if resumed else {}))
+    doorbell.ring(job.pk, job.queue)
+    return job
+
+
+@transaction.atomic
+def adjust(
+    job: Job,
+    by: Actor,
+    *,
+    priority: int | None = None,
+    time_limit: int | None = None,
+    memory_limit: int | None = None,
+) -> Job:
+    """Change when a job starts and what it may use; None leaves a value. Limits count for a running one at once.
+
+    Raises Conflict when it has ended, Invalid with the field. Only operators raise a priority above 0.
+    """
+    access.require(by, _cancel_verb(job, by), job)
+    job = _unended(job)
+    changed: dict[str, Any] = {}
+    if priority is not None:
+        if _priority(priority) > max(0, job.priority) and not by.may("job.cancel_any"):
+            raise invalid("priority", "Only an operator may put a job before the others; use 0 or less.")
+        changed["priority"] = priority
+    if time_limit is not None:
+        changed["time_limit"] = _time_limit(time_limit)
+    if memory_limit is not None:
+        changed["memory_limit"] = _memory_limit(memory_limit)
+    if changed:
+        audit.record("job.adjusted", job, by=by, **changed)
+        Job.objects.filter(pk=job.pk).update(**changed)
+        job.refresh_from_db()
+    return job
+
+
+def remedies(job: Job) -> list[Remedy]:
+    """What may help a job that failed, as its recipe says: ways to run it again that fit better."""
+    if job.state != JobState.FAILED:
+        return []
+    try:
+        recipe = RECIPES.get(job.recipe)
+        known = getattr(recipe, "remedies", None)
+        params = recipe.Params.model_validate(job.effective_params)
+    except (UnknownPlugin, ValidationError):
+        return []
+    return known(params, FailureClass(job.failure_class), job.failure_field) if known else []
+
+
+def _with_remedy(job: Job, key: str) -> dict[str, Any]:
+    for remedy in remedies(job):
+        if remedy.key == key:
+            return remedy.params.model_dump(mode="json")
+    names = ", ".join(remedy.key for remedy in remedies(job)) or "none"
+    raise invalid("remedy", f"There is no such remedy for this job (there is: {names}).")
+
+
+@transaction.atomic
+def retry(job: Job, by: Actor, *, remedy: str = "") -> Job:
+    """A new job with the same recipe, parameters and inputs; `remedy` names a change of parameters (`remedies`).
+
+    Raises Conflict while the old one has not ended, Invalid for an unknown remedy.
+    """
     access.require(by, "job.retry", job)
     if not job.is_terminal:
         raise Conflict(f"This job is {job.state}; cancel it first, or wait for its end.")
@@ -190,10 +309,12 @@ def retry(job: Job, by: Actor) -> Job:
         creator_user_id=by.user_id,
         recipe=job.recipe,
         title=job.title,
-        params=validated(plugin, job.params),
+        params=validated(plugin, _with_remedy(job, remedy) if remedy else job.params),
         inputs=job.inputs,
         queue=job.queue,
         priority=job.priority,
+        time_limit=job.time_limit,
+        memory_limit=job.memory_limit,
         retry_of=job,
         subject_kind=job.subject_kind,
         subject_id=job.subject_id,
@@ -201,6 +322,13 @@ def retry(job: Job, by: Actor) -> Job:
     audit.record("job.created", new, by=by, recipe=new.recipe, retry_of=str(job.pk))
     outcomes.retried(job, new)
     return _enqueue(new, by=by)
+
+
+def _unended(job: Job) -> Job:
+    job = _locked(job)
+    if job.is_terminal:
+        raise Conflict(f"This job has {_ENDED[JobState(job.state)]} already.")
+    return job
 
 
 def _locked(job: Job) -> Job:

@@ -1,13 +1,16 @@
 """Shapes of jobs, their tries, events and recipes."""
 
+from datetime import datetime
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from project.contracts.runs import Recipe
+from project.jobs.actions import jobs
+from project.jobs.expecting import expected_start
 from project.jobs.models import Job, JobAttempt, JobEvent
-from project.kernel.api.base import StrictModelSerializer
+from project.kernel.api.base import StrictModelSerializer, StrictSerializer
 
 
 class AttemptSerializer(StrictModelSerializer[JobAttempt]):
@@ -54,6 +57,7 @@ class JobSerializer(StrictModelSerializer[Job]):
             "started_at",
             "finished_at",
             "cancel_requested_at",
+            "pause_requested_at",
             "duration_seconds",
             "step",
             "total",
@@ -80,19 +84,49 @@ class JobSerializer(StrictModelSerializer[Job]):
         return round(job.duration.total_seconds(), 3) if job.duration is not None else None
 
 
+class RemedySerializer(serializers.Serializer[Any]):
+    key = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # a serializer has a label too
+
+
+class AdjustSerializer(StrictSerializer):
+    """What may be changed about a job that has not ended; fields left out stay as they are."""
+
+    priority = serializers.IntegerField(required=False, help_text="higher starts first, -100 to 100")
+    time_limit = serializers.IntegerField(required=False, help_text="seconds of work over all tries")
+    memory_limit = serializers.IntegerField(required=False, help_text="bytes of the host's memory")
+
+
+class RetrySerializer(StrictSerializer):
+    remedy = serializers.CharField(required=False, help_text="key of one of the job's remedies")
+
+
 class JobDetailSerializer(JobSerializer):
     """One job, with its parameters, its place in the queue and its tries."""
 
     queue_position = serializers.SerializerMethodField()
+    expected_start_at = serializers.SerializerMethodField(help_text="an estimate; null where too little is known")
+    remedies = serializers.SerializerMethodField(help_text="what `retry` may change after a failure")
     attempts = AttemptSerializer(many=True, read_only=True)
 
     class Meta:
         model = Job
-        fields = (*JobSerializer.Meta.fields, "params", "inputs", "failure_lines", "queue_position", "attempts")
+        fields = (
+            *JobSerializer.Meta.fields,
+            *("params", "adjusted", "inputs", "time_limit", "memory_limit", "failure_lines", "remedies"),
+            *("queue_position", "expected_start_at", "attempts"),
+        )
         read_only_fields = fields
 
     def get_queue_position(self, job: Job) -> int | None:
         return job.position()
+
+    def get_expected_start_at(self, job: Job) -> datetime | None:
+        return expected_start(job)
+
+    @extend_schema_field(RemedySerializer(many=True))
+    def get_remedies(self, job: Job) -> list[dict[str, str]]:
+        return [{"key": remedy.key, "label": remedy.label} for remedy in jobs.remedies(job)]
 
 
 def event_document(event: JobEvent) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""`/api/v1/jobs/`: read, start, cancel and retry. Making a fine-tune there is the training app's (it extends this)."""
+"""`/api/v1/jobs/`: read, start, pause, resume, cancel, adjust and retry.
+
+Making a fine-tune there is the training app's (it extends this).
+"""
 
 from typing import Any
 
@@ -48,11 +51,33 @@ class JobViewSet(WorkspaceViewSet):
         """End it. A running job is `cancelled` once its engine is gone; until then `cancel_requested_at` is set."""
         return self.reply(jobs.cancel(self.get_object(), by=self.actor))
 
-    @extend_schema(request=None, responses={201: shapes.JobDetailSerializer})
+    @extend_schema(request=None, responses=shapes.JobDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def pause(self, request: Request, pk: str) -> Response:
+        """Save what is done, if it can, and wait for `resume`. Until its engine is gone the job is `pausing`."""
+        return self.reply(jobs.pause(self.get_object(), by=self.actor))
+
+    @extend_schema(request=None, responses=shapes.JobDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: str) -> Response:
+        """Let a paused job go on from its last checkpoint."""
+        return self.reply(jobs.resume(self.get_object(), by=self.actor))
+
+    @extend_schema(request=shapes.AdjustSerializer, responses=shapes.JobDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def adjust(self, request: Request, pk: str) -> Response:
+        """Change the priority of a job that waits, or the limits of one that has not ended."""
+        wanted = shapes.AdjustSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        return self.reply(jobs.adjust(self.get_object(), self.actor, **wanted.validated_data))
+
+    @extend_schema(request=shapes.RetrySerializer, responses={201: shapes.JobDetailSerializer})
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, pk: str) -> Response:
-        """A new job with the same recipe, parameters and inputs as one that has ended."""
-        return self.reply(jobs.retry(self.get_object(), by=self.actor), created=True)
+        """A new job with the same recipe, parameters and inputs as one that has ended; `remedy` changes parameters."""
+        wanted = shapes.RetrySerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        return self.reply(jobs.retry(self.get_object(), self.actor, **wanted.validated_data), created=True)
 
     @extend_schema(
         parameters=[

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -42,7 +43,7 @@ class Job(WorkspaceObject):
 
         draft ─► queued ─► running ⇄ pausing ─► paused ─► queued
                    ▲          │
-                   └── lost ──┤                    any but the three terminal ones ─► cancelled
+                   └─ again ──┤                    any but the three terminal ones ─► cancelled
                               └─► succeeded | failed | cancelled      (terminal: the database lets nobody leave them)
 
     `attempt` counts the tries and only grows: it is the fencing token. Whoever works on a job writes only
@@ -56,6 +57,14 @@ class Job(WorkspaceObject):
     subject_kind = models.CharField(max_length=60, blank=True, help_text="what it works for: the kind of object")
     subject_id = models.CharField(max_length=64, blank=True)
     retry_of = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="retries")
+    start_checkpoint = models.ForeignKey(
+        "jobs.Checkpoint",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="starts",
+        help_text="another job's, that this one starts from",
+    )
     creator_identity = models.CharField(max_length=64, blank=True, editable=False)
     creator_user_id = models.BigIntegerField(null=True, blank=True, editable=False)
 
@@ -68,6 +77,10 @@ class Job(WorkspaceObject):
     finished_at = models.DateTimeField(null=True, blank=True)
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
     cancel_requested_by = models.CharField(max_length=200, blank=True)
+    pause_requested_at = models.DateTimeField(null=True, blank=True)
+    pause_requested_by = models.CharField(max_length=200, blank=True)
+    time_limit = models.PositiveIntegerField(null=True, blank=True, help_text="seconds of work over all tries")
+    memory_limit = models.BigIntegerField(null=True, blank=True, help_text="bytes of the host's memory")
 
     attempt = models.PositiveIntegerField(default=0, help_text="0 until a worker first took it")
     lease_owner = models.CharField(max_length=200, blank=True, help_text="the worker that may write")
@@ -77,6 +90,8 @@ class Job(WorkspaceObject):
         null=True, blank=True, help_text="when a sweep first found its lease expired; a second one acts"
     )
     losses = models.PositiveIntegerField(default=0, help_text="tries lost to infrastructure")
+    worked = models.FloatField(default=0.0, help_text="seconds that its finished tries took")
+    adjusted = models.JSONField(default=dict, help_text="parameters that were changed so that it fits its device")
 
     step = models.PositiveBigIntegerField(default=0)
     total = models.PositiveBigIntegerField(default=0, help_text="0: not known")
@@ -135,12 +150,25 @@ class Job(WorkspaceObject):
         return not self.is_terminal and self.cancel_requested_at is None
 
     @property
+    def can_pause(self) -> bool:
+        return self.state in (JobState.QUEUED, JobState.RUNNING) and self.cancel_requested_at is None
+
+    @property
+    def can_resume(self) -> bool:
+        return self.state in (JobState.PAUSED, JobState.PAUSING) and self.cancel_requested_at is None
+
+    @property
     def can_retry(self) -> bool:
         return self.is_terminal
 
     @property
     def is_cancelling(self) -> bool:
         return self.cancel_requested_at is not None and not self.is_terminal
+
+    @property
+    def effective_params(self) -> dict[str, Any]:
+        """What the engine gets: what was asked for, with what was adjusted since."""
+        return {**self.params, **self.adjusted}
 
     @property
     def percent(self) -> float | None:
@@ -174,15 +202,19 @@ class Job(WorkspaceObject):
         except UnknownPlugin:  # an extension that was taken away
             return self.recipe
 
-    def position(self) -> int | None:
-        """Place in its queue over all workspaces, 1 = next; None unless it waits."""
-        if self.state != JobState.QUEUED or self.queued_at is None:
-            return None
+    def ahead(self) -> "models.QuerySet[Job]":
+        """What waits before it in its queue, over all workspaces."""
         # Compared inside the database: SQLite keeps times as text, and not all with the same number of digits.
         mine = models.Subquery(Job.objects.filter(pk=self.pk).values("queued_at"))
         earlier = models.Q(queued_at__lt=mine) | models.Q(queued_at=mine, pk__lt=self.pk)
         before = models.Q(priority__gt=self.priority) | models.Q(earlier, priority=self.priority)
-        return Job.objects.filter(before, state=JobState.QUEUED, queue=self.queue).count() + 1
+        return Job.objects.filter(before, state=JobState.QUEUED, queue=self.queue).order_by()
+
+    def position(self) -> int | None:
+        """Place in its queue, 1 = next; None unless it waits."""
+        if self.state != JobState.QUEUED or self.queued_at is None:
+            return None
+        return self.ahead().count() + 1
 
     def run_folder(self, attempt: int) -> Path:
         """Where one try reads and writes on its host."""

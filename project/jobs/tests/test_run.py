@@ -62,6 +62,9 @@ def test_a_failure_has_a_class_and_words(cast: Cast, how: str, failure: str, wor
     Job.objects.filter(pk=job.pk).update(params={"how": how if how != "no result" else "unheard of"})
     job = run_to_end(job)
     assert (job.state, job.failure_class) == ("failed", failure)
+    again = how in ("crash", "exit", "host memory")  # once more, in case that it was bad luck
+    assert job.attempt == (2 if again else 1)
+    assert ("with nothing saved in between" in job.failure_message) == again
     assert words in job.failure_message
     if how == "user error":
         assert (job.failure_hint, job.failure_field) == ("Import some rows.", "data.dataset")

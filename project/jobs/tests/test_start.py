@@ -48,7 +48,8 @@ def test_start_runs_jobs_restarts_what_dies_and_leaves_nothing(stack: Stack) -> 
     long = stack.launch(steps=400, pause=0.05, checkpoint_every=5)
     stepping(long, 6)
     psutil.Process(state["children"]["worker-cpu"]).kill()
-    stepping(long, 10, attempt=2)
+    until(lambda: "going on with it" in stack.logs(), "the new worker to take the engine over")
+    stepping(long, Job.objects.get(pk=long.pk).step + 5)
 
     members = family(product.pid)
     product.send_signal(signal.SIGTERM)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from project.contracts.events import FailureClass
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.rows import ChatRow, CompletionRow, Row, RowKind
-from project.contracts.runs import RunContext, UserError
+from project.contracts.runs import Remedy, RunContext, UserError
 from training.engine.metrics_registry import METRICS, Case, Need
 from training.engine.splits import held_back
 
@@ -72,6 +73,20 @@ class EvaluateParams(BaseModel):
 
 
 Params = EvaluateParams
+
+
+def smaller(params: EvaluateParams) -> EvaluateParams | None:
+    """Fewer questions at once: the same answers in less memory."""
+    half = params.batch_size // 2
+    return params.model_copy(update={"batch_size": half}) if half else None
+
+
+def remedies(params: EvaluateParams, failure: FailureClass, field: str) -> list[Remedy]:
+    """What may help after a failure."""
+    less = smaller(params)
+    if failure not in (FailureClass.DEVICE_MEMORY, FailureClass.HOST_MEMORY) or less is None:
+        return []
+    return [Remedy("smaller-batch", f"Retry with {less.batch_size} questions at once", less)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from project.contracts.events import FailureClass
 from project.contracts.rows import RowKind
-from project.contracts.runs import RunContext, StopRequested, UserError
+from project.contracts.runs import Remedy, RunContext, StopRequested, UserError
+from training.engine import fitting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,6 +156,22 @@ class SftParams(_Settings):
 
 
 Params = SftParams
+smaller = fitting.smaller
+
+
+def remedies(params: SftParams, failure: FailureClass, field: str) -> list[Remedy]:
+    """What may help after a failure; with all weights in training, LoRA is the lighter method."""
+    lighter = {"lora": ("Retry with LoRA", Lora())} if params.method.type == "full" else {}
+    return fitting.remedies(params, failure, field, lighter=lighter)
+
+
+def disk_bytes(params: SftParams, inputs: dict[str, int]) -> int:
+    """Checkpoints on disk at once: one being built, those that are kept, the best. Each holds the trained weights in
+    float32 and two moments of them; the result comes on top. A LoRA adapter is small beside its base.
+    """
+    weights = 2 * inputs.get("base", 0)  # bases are stored in 16 bits
+    trained = weights if params.method.type == "full" else weights // 20
+    return trained * 3 * (params.keep_checkpoints + 1) + trained * (2 if params.save_best_model else 1)
 
 
 def run(params: SftParams, ctx: RunContext) -> None:
@@ -284,8 +302,8 @@ def _plan(params: SftParams, groups: int, data_digest: str) -> "Plan":
     from training.engine.components.trainer import Plan, versions
 
     per_epoch = math.ceil(math.ceil(groups / params.batch_size) / params.gradient_accumulation_steps)
-    # Out of memory is healed by half the batch and twice the accumulation: such a run may resume.
-    learned = params.model_dump(mode="json", exclude={*_CADENCE, "batch_size", "gradient_accumulation_steps"})
+    # Out of memory is healed by a smaller batch and more accumulation (`fitting.smaller`): such a run may resume.
+    learned = params.model_dump(mode="json", exclude={*_CADENCE, *_MEMORY})
     learned["effective_batch"] = params.batch_size * params.gradient_accumulation_steps
     return Plan(
         total_steps=params.max_steps or math.ceil(params.epochs * per_epoch),
@@ -303,6 +321,7 @@ def _plan(params: SftParams, groups: int, data_digest: str) -> "Plan":
 
 
 _CADENCE = {"checkpoint_every", "keep_checkpoints", "logging_steps"}  # may differ between a run and its resumption
+_MEMORY = {"batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}  # what `fitting.smaller` changes
 _OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 

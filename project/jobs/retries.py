@@ -1,0 +1,95 @@
+"""Which failures are followed by another try, and how often.
+
+| class | another try |
+|---|---|
+| infrastructure | three in a row without a new checkpoint; the pause doubles |
+| crash, host memory | one, unless the same crash comes twice without a new checkpoint; at most three in a row |
+| device memory | as long as the recipe knows a smaller way to do the same (`smaller`) |
+| user error, storage full, time limit | none: somebody has to change something first |
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.conf import settings
+from pydantic import ValidationError
+
+from project.contracts.events import FailureClass
+from project.contracts.plugins import UnknownPlugin
+from project.contracts.runs import RECIPES
+from project.jobs.models import Job, JobAttempt, Outcome
+
+BUDGETS = {FailureClass.INFRASTRUCTURE: 3, FailureClass.CRASH: 3, FailureClass.HOST_MEMORY: 1}
+LONGEST_PAUSE = 300.0  # seconds between two tries
+_HARMLESS = (Outcome.DRAINED, Outcome.PAUSED)
+
+
+@dataclass(frozen=True)
+class Again:
+    """Another try: after `pause` seconds, with `adjusted` parameters. `note` says more about what was changed."""
+
+    pause: float
+    adjusted: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Enough:
+    """No other try. `why` is added to the reason of the failure; empty where it speaks for itself."""
+
+    why: str = ""
+
+
+def judge(job: Job, failure: FailureClass, message: str) -> Again | Enough:
+    """What follows the present try of `job`, which failed with `message` and is not closed yet."""
+    if failure == FailureClass.DEVICE_MEMORY:
+        return _smaller(job)
+    budget = BUDGETS.get(failure, 0)
+    if not budget:
+        return Enough()
+    earlier = _in_vain(job)
+    if (
+        failure != FailureClass.INFRASTRUCTURE
+        and earlier
+        and (earlier[0].failure_class, earlier[0].message)
+        == (
+            failure,
+            message,
+        )
+    ):
+        return Enough("It ended like this twice, with nothing saved in between; it is not tried again.")
+    if len(earlier) >= budget:
+        return Enough(f"That was try {job.attempt}; it is not tried again.")
+    return Again(pause=min(settings.JOB_BEAT * 2 ** len(earlier), LONGEST_PAUSE))
+
+
+def _in_vain(job: Job) -> list[JobAttempt]:
+    """The failed tries before the present one, newest first, since the last that went further and saved that."""
+    saved = set(job.events.filter(type="checkpoint").order_by().values_list("attempt", flat=True))
+    found: list[JobAttempt] = []
+    if job.attempt in saved:
+        return found
+    for attempt in job.attempts.filter(number__lt=job.attempt).order_by("-number"):
+        if attempt.outcome not in _HARMLESS:
+            found.append(attempt)
+        if attempt.number in saved:
+            break
+    return found
+
+
+def _smaller(job: Job) -> Again | Enough:
+    """Half the micro-batch with twice the accumulation, or whatever the recipe calls the same work in less memory."""
+    try:
+        recipe = RECIPES.get(job.recipe)
+        smaller = getattr(recipe, "smaller", None)
+        params = recipe.Params.model_validate(job.effective_params)
+        fewer = smaller(params) if smaller else None
+    except (UnknownPlugin, ValidationError):
+        return Enough()
+    if fewer is None:
+        return Enough("It can't be divided into smaller steps." if smaller else "")
+    before, after = params.model_dump(mode="json"), fewer.model_dump(mode="json")
+    changed = {name: value for name, value in after.items() if value != before[name]}
+    note = ", ".join(f"{name} {value} instead of {before[name]}" for name, value in sorted(changed.items()))
+    return Again(pause=0.0, adjusted=changed, note=note)
