@@ -1,42 +1,103 @@
-"""The checkpoints of a job: what its tries announced, and which of them another try can start from here."""
+"""The checkpoints of a job: which there are, and the one that a try starts from."""
 
-from dataclasses import dataclass
-from datetime import datetime
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from project.jobs.models import Job
+from django.db import models, transaction
+
+from project.jobs import journal
+from project.jobs.models import Checkpoint, Job
+from project.jobs.ownership import Ownership
+from project.kernel import artifacts
+from project.kernel.errors import Conflict, Unavailable
+from project.modeling import checkpoints as files
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Slowly = Callable[[Callable[[], T]], T]
 
 
 @dataclass(frozen=True)
-class KeptCheckpoint:
-    """One announced checkpoint. `here` says whether its folder is on this host."""
+class Found:
+    """`path` of a checkpoint of which every byte is right, `used` its row, and which others had to be left out, why."""
 
-    attempt: int
-    step: int
-    path: Path
-    at: datetime
-    metrics: dict[str, float]
-
-    @property
-    def here(self) -> bool:
-        return self.path.is_dir()
+    path: Path | None = None
+    used: Checkpoint | None = None
+    damaged: dict[Checkpoint, str] = field(default_factory=dict)
 
 
-def of(job: Job) -> list[KeptCheckpoint]:
-    """Newest first."""
-    said = job.events.filter(type="checkpoint").order_by("-seq")
-    return [
-        KeptCheckpoint(
-            attempt=event.attempt,
-            step=event.body["step"],
-            path=job.run_folder(event.attempt) / event.body["path"],
-            at=event.at,
-            metrics=event.body.get("metrics", {}),
-        )
-        for event in said
-    ]
+def of(job: Job) -> "models.QuerySet[Checkpoint]":
+    """All there ever were, the furthest first."""
+    return job.checkpoints.order_by("-step", "-attempt")
 
 
-def newest_here(job: Job) -> KeptCheckpoint | None:
-    """The furthest one that this host has."""
-    return max((kept for kept in of(job) if kept.here), key=lambda kept: (kept.step, kept.attempt), default=None)
+def usable(job: Job) -> list[Checkpoint]:
+    """What this host can start from as far as one knows without reading it, the furthest first."""
+    return [row for row in of(job).filter(deleted_at=None).select_related("artifact") if row.is_usable]
+
+
+def to_resume(job: Job, *, own: Ownership, into: Path, meanwhile: "Slowly[Found]") -> Path | None:
+    """The furthest checkpoint that verifies, on this host or brought to it below `into`; None to begin anew.
+
+    `meanwhile` does slow work while the lease goes on. Damaged ones are marked and named in the job's log. Raises
+    Conflict if the job was to start from a certain checkpoint and can't, OSError if the store does not answer.
+    """
+    rows = usable(job)
+    wanted = None if rows else job.start_checkpoint
+    if wanted is not None:
+        rows = [wanted] if wanted.is_usable else []
+    found = meanwhile(lambda: first_whole(rows, into)) if rows else Found()
+    if found.damaged:
+        with transaction.atomic():
+            _note_damage(own.lock(), found)
+    if wanted is not None and found.path is None:
+        why = next(iter(found.damaged.values()), "its files are not on this host and not in a shared store")
+        raise Conflict(f"The {wanted} that it was to start from can't be used: {why}.")
+    return found.path
+
+
+def first_whole(rows: list[Checkpoint], into: Path) -> Found:
+    """Read them one after the other until one is right in every byte. Needs no database. Raises OSError."""
+    damaged: dict[Checkpoint, str] = {}
+    for row in rows:
+        here = problems_of(row, row.folder) if row.is_here else []
+        if row.is_here and not here:
+            return Found(row.folder, row, damaged)
+        fetched, there = _fetch(row, into) if row.artifact else (None, [])
+        if fetched:
+            return Found(fetched, row, damaged)
+        damaged[row] = "; ".join([*here, *there]) or "its files are gone"
+    return Found(damaged=damaged)
+
+
+def problems_of(row: Checkpoint, folder: Path) -> list[str]:
+    """What is wrong with the files of a checkpoint, in words; empty if every byte is as it was announced."""
+    found = files.problems(folder)
+    if not found and row.digest and files.digest_of_manifest(folder) != row.digest:
+        found = [f"{folder.name} is not the one that was announced"]
+    return found
+
+
+def _fetch(row: Checkpoint, into: Path) -> tuple[Path | None, list[str]]:
+    """A verified copy from the store, or what is wrong with the stored one."""
+    assert row.artifact is not None  # noqa: S101
+    target = into / "restored" / Path(row.path).name
+    try:
+        artifacts.download(row.artifact, target)
+    except (FileNotFoundError, Unavailable) as error:
+        return None, [f"its stored copy is damaged: {error}"]
+    except Exception as error:  # a remote store raises its client's own errors
+        raise OSError(f"the {row} could not be fetched from the store: {type(error).__name__}: {error}") from error
+    found = problems_of(row, target)
+    return (None, found) if found else (target, [])
+
+
+def _note_damage(job: Job, found: Found) -> None:
+    instead = f"It goes on from the {found.used}." if found.used else "There is none before it: it begins anew."
+    for row, why in found.damaged.items():
+        log.warning("job %s: the %s of attempt %s can't be used: %s", job.pk, row, row.attempt, why)
+        Checkpoint.objects.filter(pk=row.pk).update(damage=why)
+        journal.append(job, "log", level="warning", message=f"The {row} can't be used: {why}. {instead}")

@@ -8,9 +8,10 @@ from typing import Any
 from django.db import transaction
 from django.db.models.functions import Now
 
+from project.contracts.events import Checkpoint as CheckpointSaid
 from project.contracts.events import Metrics, Progress, Started
-from project.jobs import journal
-from project.jobs.models import Job, JobAttempt, JobEvent, Metric
+from project.jobs import journal, policy
+from project.jobs.models import Checkpoint, Job, JobAttempt, JobEvent, Metric
 from project.jobs.models.job import as_time
 from project.jobs.ownership import Ownership, lease_end
 from project.jobs.reading import Line
@@ -27,6 +28,7 @@ class Batch:
 
     events: list[JobEvent] = field(default_factory=list)
     metrics: dict[tuple[str, int], Metric] = field(default_factory=dict)
+    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
     points: dict[str, list[list[float]]] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     metrics_line: Line | None = None
@@ -47,6 +49,7 @@ class Ingest:
         self._waiting = Batch()
         self._pace: deque[tuple[float, int]] = deque()
         self._shape: tuple[int, str, str] | None = None
+        self.checkpoints_written = 0
 
     @property
     def is_empty(self) -> bool:
@@ -67,6 +70,9 @@ class Ingest:
                 case Started() as said:
                     self._waiting.versions = said.versions
                     self._waiting.events.append(self._event(line))
+                case CheckpointSaid() as said:
+                    self._waiting.checkpoints[said.step] = policy.row_of(self._own, said, at=as_time(said.at))
+                    self._waiting.events.append(self._event(line))
                 case _:
                     self._waiting.events.append(self._event(line))
 
@@ -86,6 +92,7 @@ class Ingest:
                 unique_fields=["job", "key", "step", "attempt"],
                 update_fields=["value", "at"],
             )
+            policy.write(job, batch.checkpoints.values())
             self._write_attempt(batch, attempt_fields)
             Job.objects.filter(pk=job.pk).update(
                 last_seq=job.last_seq,
@@ -97,6 +104,7 @@ class Ingest:
             )
             journal.hint(job)
         self._waiting = Batch()
+        self.checkpoints_written += len(batch.checkpoints)
         return job
 
     def _event(self, line: Line) -> JobEvent:

@@ -3,9 +3,10 @@
 from celery import current_app, shared_task
 from django.conf import settings
 
-from project.jobs import doorbell, reaper, worker
+from project.jobs import doorbell, keeping, reaper, worker
 from project.jobs.models import Job, JobState, Queue
 
+CLEAR_EVERY = 3600.0  # seconds
 RINGS = 20  # per queue and sweep: each awake worker fills all its slots, so a few are enough
 
 
@@ -32,10 +33,17 @@ def reap() -> None:
     reaper.sweep()
 
 
+@shared_task(name="jobs.clear_old", ignore_result=True)  # type: ignore[untyped-decorator]
+def clear_old() -> None:
+    """Remove what jobs left behind that ended long ago. Run folders are removed on the host where this runs."""
+    keeping.clear_old()
+
+
 def schedule() -> None:
-    """Put the two sweeps on beat's timetable."""
+    """Put the sweeps on beat's timetable."""
     current_app.conf.beat_schedule = {
         **(current_app.conf.beat_schedule or {}),
         "jobs: ring again": {"task": ring_again.name, "schedule": settings.JOB_SWEEP},
         "jobs: reap": {"task": reap.name, "schedule": settings.JOB_SWEEP},
+        "jobs: clear old": {"task": clear_old.name, "schedule": CLEAR_EVERY},
     }

@@ -5,11 +5,14 @@ nothing is ever forked from a process that has threads. With a pool of processes
 """
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from django.conf import settings
+from django.db import DatabaseError
 
+from project.jobs import keeping
 from project.jobs.dispatcher import Dispatcher
 from project.jobs.models import Queue
 
@@ -32,6 +35,8 @@ def begin(sender: Any, **_: Any) -> None:
         _running.append(dispatcher)
         dispatcher.start()
         log.info("worker %s takes jobs of: %s", dispatcher.identity, ", ".join(sorted(queues)))
+        with suppress(DatabaseError):
+            keeping.clear_old()  # every host its own folders; beat's task reaches one of them only
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -17,7 +17,6 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from pydantic import BaseModel
 from safetensors.torch import load_file
 
 from project.contracts.chat import Message
@@ -92,7 +91,7 @@ def methods_of(recipe: Recipe) -> list[dict[str, Any]]:
     field = recipe.Params.model_fields.get("method")
     if field is None:
         return [{}]
-    kinds: list[type[BaseModel]] = [kind for kind in get_args(field.annotation) if hasattr(kind, "model_fields")]
+    kinds = [kind for kind in get_args(field.annotation) if hasattr(kind, "model_fields")]
     return [{"method": smallest(kind)} for kind in kinds or [field.annotation]]
 
 
