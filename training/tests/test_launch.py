@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 
 from datasets_app.models import DatasetVersion
 from project.jobs.actions import jobs
@@ -166,6 +167,21 @@ def test_a_retry_is_a_fine_tune_of_its_own(cast: Cast, job_file: JobDocument) ->
     first, second = FineTune.objects.get(job=job), FineTune.objects.get(job=again)
     assert first.config == second.config
     assert again.subject_id == str(second.pk)
+
+
+def test_a_retry_with_a_remedy_says_so_in_its_job_file(cast: Cast, job_file: JobDocument) -> None:
+    by = cast.actor("teammate")
+    job = launch(cast, job_file, method={"type": "full"}, limits={"time_limit": 3600, "priority": -1})
+    assert (job.time_limit, job.priority) == (3600, -1)
+    Job.objects.filter(pk=job.pk).update(state="failed", finished_at=Now(), failure_class="device_memory")
+    again = jobs.retry(Job.objects.get(pk=job.pk), by, remedy="lora")
+    config = FineTune.objects.get(job=again).config
+    assert config["method"]["type"] == again.params["method"]["type"] == "lora"
+    assert again.time_limit == 3600
+    shorter = jobs.retry(Job.objects.get(pk=job.pk), by, remedy="shorter-sequences")
+    config = FineTune.objects.get(job=shorter).config
+    assert config["hyperparameters"]["max_seq_length"] == shorter.params["max_seq_length"]
+    assert parse(config).hyperparameters.max_seq_length == job.params["max_seq_length"] // 2
 
 
 def test_a_version_s_number_can_be_named(cast: Cast, job_file: JobDocument, make_data: MakeData) -> None:
