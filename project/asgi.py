@@ -18,6 +18,7 @@ from django.urls import re_path  # noqa: E402
 from abtests.gateway.app import Gateway  # noqa: E402
 from abtests.gateway.app import application as gateway  # noqa: E402
 from project.jobs.routing import websocket_urlpatterns  # noqa: E402
+from project.kernel.body_limit import BodyLimit  # noqa: E402
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -61,4 +62,4 @@ class Application:
 _sockets = AllowedHostsOriginValidator(
     AuthMiddlewareStack(URLRouter([*websocket_urlpatterns, re_path("", cast(Any, _no_such_socket))]))
 )
-application = Application(cast(Asgi, _django), ProtocolTypeRouter({"websocket": _sockets}), gateway)
+application = Application(BodyLimit(cast(Asgi, _django)), ProtocolTypeRouter({"websocket": _sockets}), gateway)

@@ -227,6 +227,7 @@ JOB_STOP_TIMEOUT = env.decimal("JOB_STOP_TIMEOUT", 90.0, least=1)
 MAX_TRAINING_JOBS = env.integer("MAX_TRAINING_JOBS", 1, least=1)
 MAX_CPU_JOBS = env.integer("MAX_CPU_JOBS", 2, least=1)
 ENGINE_THREADS = env.integer("ENGINE_THREADS", 0, least=0)
+WARM_ENGINES = env.flag("WARM_ENGINES", default=True)
 JOB_TIME_LIMIT = env.integer("JOB_TIME_LIMIT", 0, least=0)  # of a job that names none; 0: no limit
 JOB_MEMORY_LIMIT = env.integer("JOB_MEMORY_LIMIT", 0, least=0)  # bytes, likewise
 MIN_FREE_BYTES = env.integer("MIN_FREE_BYTES", 1024**3, least=0)
@@ -278,7 +279,12 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1/",
-    "ENUM_NAME_OVERRIDES": {},
+    "ENUM_NAME_OVERRIDES": {
+        "JobStateEnum": "project.jobs.models.job.JobState",
+        "DataVersionStateEnum": "datasets_app.models.datasets.VersionState",
+        "DeploymentStateEnum": "registry.models.serving.DeploymentState",
+        "ABTestStateEnum": "abtests.models.ab_tests.TestState",
+    },
 }
 
 # --- language, time, logs

@@ -148,13 +148,9 @@ def _take_route(test: ABTest, *, by: Actor) -> ABTest:
         start=(TestState.DRAFT, TestState.PAUSED),
         **({"started_at": timezone.now()} if first else {}),
     )
-    route, _ = Route.objects.get_or_create(
-        model=test.model, defaults={"workspace": test.workspace, "created_by": by.label}
-    )
     arms = [routes.Arm(v.deployment, v.key, v.weight) for v in variants if v.deployment is not None]
-    routes.set_arms(route, arms, owner=test.owner, by=by)
     # Each test has a salt of its own, so that who met which variant of the last test says nothing about this one.
-    Route.objects.filter(pk=route.pk).update(salt=test.salt)
+    routes.set_arms(test.model, arms, owner=test.owner, by=by, salt=test.salt)
     audit.record("abtest.started" if first else "abtest.resumed", test, by=by, split=_split(test))
     live.publish("abtests", test=str(test.pk))
     return test
@@ -313,7 +309,7 @@ def _give_route_back(test: ABTest, *, by: Actor) -> None:
     control = test.variants.select_related("deployment__version").first()
     deployment = steady or (control.deployment if control else None)
     if deployment is not None and deployment.wanted:
-        routes.set_arms(route, [routes.Arm(deployment)], owner=test.owner, by=by)
+        routes.set_arms(test.model, [routes.Arm(deployment)], owner=test.owner, by=by)
     routes.release(route, owner=test.owner, by=by)
 
 

@@ -100,8 +100,7 @@ def test_a_route_that_somebody_holds_refuses_the_start(world, draft, by):
     with pytest.raises(Conflict, match="An A/B test decides"):
         abtests.start(draft, by=by)
     abtests.stop(other, by=by)
-    route = Route.objects.get(model=world.model)
-    routes.set_arms(route, [routes.Arm(world.deployment(world.two))], owner="rollout", by=by)
+    routes.set_arms(world.model, [routes.Arm(world.deployment(world.two))], owner="rollout", by=by)
     with pytest.raises(Conflict, match="A roll-out decides"):
         abtests.start(draft, by=by)
 

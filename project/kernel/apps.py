@@ -9,6 +9,7 @@ class KernelConfig(AppConfig):
     def ready(self) -> None:
         import project.celery  # noqa: F401  (tasks bind to the app when Django starts)
         from project.kernel import access
+        from project.kernel.api import schema  # noqa: F401  (describes how programs and pages sign in)
 
         access.register(
             {

@@ -35,17 +35,22 @@ def require_free(model: RegisteredModel) -> None:
 
 
 @transaction.atomic
-def set_arms(route: Route, arms: Sequence[Arm], *, owner: str, by: Actor) -> Route:
+def set_arms(model: RegisteredModel, arms: Sequence[Arm], *, owner: str, by: Actor, salt: str = "") -> Route:
     """Share the model's traffic out among `arms`, and hold the route as `owner` ('' = it follows production).
 
-    Raises Conflict when somebody else holds the route, Invalid for arms that make no sense.
+    Makes the route when there is none. `salt` decides anew who gets which arm; '' leaves that as it is. Raises Conflict
+    when somebody else holds the route, Invalid for arms that make no sense.
     """
-    access.require(by, "route.edit", route)
-    RegisteredModel.locked(route.model_id)
-    route = Route.objects.select_related("model").get(pk=route.pk)
+    access.require(by, "route.edit", model)
+    RegisteredModel.locked(model.pk)
+    route, _ = Route.objects.select_related("model").get_or_create(
+        model=model, defaults={"workspace": model.workspace, "created_by": by.label}
+    )
     if route.owner and route.owner != owner:
         raise Conflict(f"{_holder(route.owner)} decides who answers for {route.model} at the moment. Stop it first.")
     _check(route, arms)
+    if salt:
+        Route.objects.filter(pk=route.pk).update(salt=salt)
     _write(route, arms, owner)
     shares = {arm.key: {"version": str(arm.deployment.version), "weight": arm.weight} for arm in arms}
     audit.record("route.changed", route, by=by, owner=owner, arms=shares)

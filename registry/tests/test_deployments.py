@@ -91,12 +91,12 @@ def test_an_ab_test_excludes_promotion_and_other_owners(cast: Cast, live: tuple[
     by = cast.actor("operator")
     both = [Deployment.objects.get(version=one), become_healthy(deployments.deploy(two, by=by))]
     shares = [routes.Arm(deployment, key, 50) for deployment, key in zip(both, "ab", strict=True)]
-    route = routes.set_arms(Route.objects.get(), shares, owner="abtest:1", by=by)
+    route = routes.set_arms(one.model, shares, owner="abtest:1", by=by)
     assert arms(one) == [("a", "intents:1", 50), ("b", "intents:2", 50)]
     with pytest.raises(Conflict, match="A/B test decides"):
         versions.promote(two, by=by)
     with pytest.raises(Conflict, match="A/B test decides"):
-        routes.set_arms(route, shares, owner="abtest:2", by=by)
+        routes.set_arms(one.model, shares, owner="abtest:2", by=by)
     with pytest.raises(Conflict, match="A/B test uses"):
         deployments.stop(both[0], by=by)
     become_healthy(both[1])
@@ -110,7 +110,6 @@ def test_arms_that_make_no_sense(
     cast: Cast, live: tuple[ModelVersion, ModelVersion], make_version: MakeVersion
 ) -> None:
     by = cast.actor("operator")
-    route = Route.objects.get()
     mine = Deployment.objects.get(version=live[0])
     other = deployments.deploy(make_version("another"), by=by)
     for wrong in (
@@ -121,7 +120,7 @@ def test_arms_that_make_no_sense(
         [routes.Arm(mine, "a", -1)],
     ):
         with pytest.raises(Invalid):
-            routes.set_arms(route, wrong, owner="abtest:1", by=by)
+            routes.set_arms(live[0].model, wrong, owner="abtest:1", by=by)
     assert arms(live[0]) == [("main", "intents:1", 100)]
 
 

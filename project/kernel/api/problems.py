@@ -57,11 +57,12 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
 
 
 def _flatten(detail: Any, prefix: str = "") -> dict[str, list[str]]:
-    """{'a': {'b': ['x']}} -> {'a.b': ['x']}; messages about the whole go under 'non_field_errors'."""
+    """{'a': {'b': ['x']}} -> {'a.b': ['x']}; messages about the whole go under 'non_field_errors' or their field."""
     if isinstance(detail, dict):
         flat: dict[str, list[str]] = {}
         for name, inner in detail.items():
-            flat.update(_flatten(inner, f"{prefix}.{name}" if prefix else str(name)))
+            whole = bool(prefix) and name == "non_field_errors"
+            flat.update(_flatten(inner, prefix if whole else f"{prefix}.{name}" if prefix else str(name)))
         return flat
     if isinstance(detail, list) and any(isinstance(item, dict) for item in detail):
         flat = {}
