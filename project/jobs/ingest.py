@@ -3,18 +3,20 @@
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from project.contracts.events import Checkpoint as CheckpointSaid
 from project.contracts.events import Metrics, Progress, Started
-from project.jobs import journal, policy
-from project.jobs.models import Checkpoint, Job, JobAttempt, JobEvent, Metric
+from project.jobs import journal, policy, rollups
+from project.jobs.models import Checkpoint, Job, JobAttempt, JobEvent
 from project.jobs.models.job import as_time
 from project.jobs.ownership import Ownership, lease_end
 from project.jobs.reading import Line
+from project.jobs.rollups import upsert
 
 PACE_WINDOW = 30.0  # seconds of progress that the ETA is taken from
 POINTS_PER_EVENT = 60  # per key: what an open page gets live; the Metric table has all
@@ -22,20 +24,26 @@ MOST_WAITING = 200_000  # rows
 LONGEST_TEXT = 20_000  # characters of one message, prompt or answer
 
 
+Numbers = dict[int, tuple[float, float]]  # value and time by step
+
+
 @dataclass
 class Batch:
     """What several lines come to: event rows without their numbers, metric rows, and what is newest."""
 
     events: list[JobEvent] = field(default_factory=list)
-    metrics: dict[tuple[str, int], Metric] = field(default_factory=dict)
+    metrics: dict[str, Numbers] = field(default_factory=dict)
     checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
-    points: dict[str, list[list[float]]] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     metrics_line: Line | None = None
     progress: Progress | None = None
     progress_line: Line | None = None
     versions: dict[str, str] = field(default_factory=dict)
     last_line: Line | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self.events) + sum(map(len, self.metrics.values()))
 
 
 class Ingest:
@@ -49,6 +57,7 @@ class Ingest:
         self._waiting = Batch()
         self._pace: deque[tuple[float, int]] = deque()
         self._shape: tuple[int, str, str] | None = None
+        self._tops: dict[str, int] = {}  # the last step of each key that is committed
         self.checkpoints_written = 0
 
     @property
@@ -57,7 +66,7 @@ class Ingest:
 
     @property
     def is_full(self) -> bool:
-        return len(self._waiting.metrics) + len(self._waiting.events) >= MOST_WAITING
+        return self._waiting.rows >= MOST_WAITING
 
     def take(self, lines: Iterable[Line]) -> None:
         for line in lines:
@@ -85,13 +94,7 @@ class Ingest:
         with transaction.atomic():
             job = self._own.lock()
             self._write_events(job, batch)
-            Metric.objects.bulk_create(
-                batch.metrics.values(),
-                batch_size=1000,
-                update_conflicts=True,
-                unique_fields=["job", "key", "step", "attempt"],
-                update_fields=["value", "at"],
-            )
+            tops = self._write_metrics(batch)
             policy.write(job, batch.checkpoints.values())
             self._write_attempt(batch, attempt_fields)
             Job.objects.filter(pk=job.pk).update(
@@ -103,7 +106,7 @@ class Ingest:
                 **({"latest": {**job.latest, **batch.latest}} if batch.latest else {}),
             )
             journal.hint(job)
-        self._waiting = Batch()
+        self._waiting, self._tops = Batch(), tops
         self.checkpoints_written += len(batch.checkpoints)
         return job
 
@@ -125,17 +128,21 @@ class Ingest:
         batch = self._waiting
         batch.metrics_line = line
         for name, value in said.values.items():
+            if not isfinite(value):
+                continue  # no database and no chart has a place for it
             key = name[:100].replace("\x00", "")
-            batch.metrics[key, said.step] = Metric(
-                job_id=self._own.job_id,
-                key=key,
-                step=said.step,
-                attempt=self._own.attempt,
-                value=value,
-                at=as_time(said.at),
-            )
+            batch.metrics.setdefault(key, {})[said.step] = (value, said.at)
             batch.latest[key] = value
-            batch.points.setdefault(key, []).append([said.step, value])
+
+    def _write_metrics(self, batch: Batch) -> dict[str, int]:
+        """Write points and roll-ups; returns the last steps as they are once this is committed."""
+        if not batch.metrics:
+            return self._tops
+        before = self._tops | rollups.tops(self._own.job_id, batch.metrics.keys() - self._tops.keys())
+        write_points(self._own, batch.metrics)
+        values = {key: {step: value for step, (value, _) in said.items()} for key, said in batch.metrics.items()}
+        rollups.update(self._own.job_id, values, before)
+        return before | {key: max(before.get(key, -1), *said) for key, said in batch.metrics.items()}
 
     def _take_progress(self, line: Line, said: Progress) -> None:
         """Only the newest becomes an event, and the last one of each phase."""
@@ -192,11 +199,14 @@ class Ingest:
     def _metrics_event(self, batch: Batch) -> list[JobEvent]:
         """One event for all numbers of the batch: the newest, and `points` where a key has several."""
         line = batch.metrics_line
-        if line is None:
+        if line is None or not batch.metrics:
             return []
-        body: dict[str, Any] = {"step": max(step for _, step in batch.metrics), "values": batch.latest}
-        if any(len(points) > 1 for points in batch.points.values()) or len({step for _, step in batch.metrics}) > 1:
-            body["points"] = {key: thinned(points, POINTS_PER_EVENT) for key, points in batch.points.items()}
+        body: dict[str, Any] = {"step": max(map(max, batch.metrics.values())), "values": batch.latest}
+        if len({step for said in batch.metrics.values() for step in said}) > 1:
+            body["points"] = {
+                key: thinned([[step, value] for step, (value, _) in said.items()], POINTS_PER_EVENT)
+                for key, said in batch.metrics.items()
+            }
         return [self._row(line, "metrics", body)]
 
     def _write_attempt(self, batch: Batch, fields: dict[str, Any]) -> None:
@@ -206,6 +216,27 @@ class Ingest:
             fields = {**fields, "versions": batch.versions}
         if fields:
             JobAttempt.objects.filter(job_id=self._own.job_id, number=self._own.attempt).update(**fields)
+
+
+class _Times(dict[float, Any]):
+    """An engine's times as the database takes them. The numbers of one line share theirs."""
+
+    def __missing__(self, at: float) -> Any:
+        self[at] = connection.ops.adapt_datetimefield_value(as_time(at))
+        return self[at]
+
+
+def write_points(own: Ownership, metrics: dict[str, Numbers]) -> None:
+    """Write the points of an attempt; what it has already said about a step is replaced."""
+    times = _Times()
+    rows = [(key, step, value, times[at]) for key, said in metrics.items() for step, (value, at) in said.items()]
+    upsert(
+        "jobs_metric",
+        {"job_id": ("uuid", own.job_id), "attempt": ("int", own.attempt)},
+        {"key": "text", "step": "bigint", "value": "float8", "at": "timestamptz"},
+        rows,
+        conflict=("job_id", "key", "step", "attempt"),
+    )
 
 
 def thinned(points: list[list[float]], most: int) -> list[list[float]]:

@@ -3,7 +3,7 @@
 from project.jobs.models.capacity import DeviceSlot, Worker
 from project.jobs.models.checkpoint import Checkpoint
 from project.jobs.models.job import ACTIVE, TERMINAL, Job, JobAttempt, JobState, Outcome, Queue
-from project.jobs.models.said import JobEvent, Metric
+from project.jobs.models.said import JobEvent, Metric, MetricRollup
 
 __all__ = [
     "ACTIVE",
@@ -15,6 +15,7 @@ __all__ = [
     "JobEvent",
     "JobState",
     "Metric",
+    "MetricRollup",
     "Outcome",
     "Queue",
     "Worker",

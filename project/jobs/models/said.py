@@ -44,3 +44,27 @@ class Metric(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key} {self.value} at {self.step}"
+
+
+class MetricRollup(models.Model):
+    """A stretch of one number's steps: where it begins and ends, its least and greatest value and where these are.
+
+    It tells what a reader sees: of a step that several attempts passed, the last attempt's value counts. Only complete
+    stretches are here, see `project.jobs.rollups`.
+    """
+
+    pk = models.CompositePrimaryKey("job", "key", "level", "bucket")
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="+", db_index=False)
+    key = models.CharField(max_length=100)
+    level = models.PositiveSmallIntegerField()
+    bucket = models.PositiveBigIntegerField()
+    first_step = models.PositiveBigIntegerField()
+    last_step = models.PositiveBigIntegerField()
+    low_step = models.PositiveBigIntegerField()
+    low = models.FloatField()
+    high_step = models.PositiveBigIntegerField()
+    high = models.FloatField()
+    count = models.PositiveBigIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.key} from {self.first_step} to {self.last_step}: {self.low} to {self.high}"
