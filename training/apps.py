@@ -12,8 +12,8 @@ class TrainingConfig(AppConfig):
         from registry import comparison
         from training import answers
         from training import subjects as links
-        from training.actions import evaluations, finetunes
-        from training.engine.recipes import evaluate
+        from training.actions import checkpoints, evaluations, finetunes
+        from training.engine.recipes import evaluate, register_checkpoint
         from training.planning import training_recipes
 
         access.register(
@@ -25,6 +25,7 @@ class TrainingConfig(AppConfig):
         for recipe in training_recipes():
             outcomes.register(recipe.name, on_success=finetunes.finished, on_retry=finetunes.retried)
         outcomes.register(evaluate.name, on_success=evaluations.finished, on_retry=evaluations.retried)
+        outcomes.register(register_checkpoint.name, on_success=checkpoints.finished, on_retry=checkpoints.retried)
         subjects.register("finetune", links.of_fine_tune)
         subjects.register("evaluation", links.of_evaluation)
         comparison.register_answers(answers.side_by_side)

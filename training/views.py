@@ -10,11 +10,12 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 
+from project.jobs.models import Job
 from project.kernel import access
 from project.kernel.errors import Invalid, Problem
 from project.kernel.pages import WorkspacePage
 from training import answers, jobfile
-from training.actions import evaluations, finetunes
+from training.actions import checkpoints, evaluations, finetunes
 from training.documents import read_yaml_or_json
 from training.forms import EvaluationForm, JobFileForm, LaunchForm
 from training.models import FineTune
@@ -79,6 +80,16 @@ class Launch(WorkspacePage):
             pasted=file is not None,
             status=status,
         )
+
+
+class RegisterCheckpoint(WorkspacePage):
+    """The button beside a checkpoint."""
+
+    def post(self, request: HttpRequest, pk: UUID, step: int) -> HttpResponse:
+        job = access.find(Job.objects.all(), self.actor, pk=pk)
+        made = [job]
+        self.attempt(lambda: made.append(checkpoints.register_checkpoint(job, step, by=self.actor)))
+        return redirect("job", made[-1].pk)
 
 
 class LaunchFile(Launch):

@@ -75,6 +75,14 @@ class Checkpoint(_Event):
     metrics: dict[str, float] = {}
 
 
+class Resumed(_Event):
+    """The run goes on after `step`. `differences` say in words what may change the last digits; none: it is exact."""
+
+    type: Literal["resumed"] = "resumed"
+    step: int = Field(ge=0)
+    differences: tuple[str, ...] = ()
+
+
 class Done(_Event):
     """The work is finished: `result` for the outcome handler, `artifact` the folder (relative to the run) to store."""
 
@@ -102,7 +110,8 @@ class Failed(_Event):
 
 
 Event = Annotated[
-    Started | Progress | Metrics | Log | Sample | Checkpoint | Done | Stopped | Failed, Field(discriminator="type")
+    Started | Progress | Metrics | Log | Sample | Checkpoint | Resumed | Done | Stopped | Failed,
+    Field(discriminator="type"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 FINAL = (Done, Stopped, Failed)

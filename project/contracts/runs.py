@@ -1,5 +1,6 @@
 """What a supervisor gives an engine (`spec.json`), and what a recipe may do while it runs (`RunContext`)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -83,6 +84,9 @@ class RunContext(Protocol):
     def log(self, message: str, *, level: Literal["info", "warning", "error"] = "info") -> None: ...
     def sample(self, step: int, prompt: str, answer: str, reference: str = "") -> None: ...
     def checkpoint(self, step: int, path: Path, metrics: dict[str, float] | None = None) -> None: ...
+    def resumed(self, step: int, differences: Sequence[str] = ()) -> None:
+        """Say that the run goes on after `step`; `differences` may change the last digits of its numbers."""
+
     def done(self, *, artifact: bool = False, **result: Any) -> None:
         """Say that the work is finished. `artifact` true stores the artifact folder."""
 
@@ -93,6 +97,7 @@ class Recipe(Protocol):
     A recipe may also have
     - `charts = ((title, "key,key", "label,label"), …)`: what its page draws,
     - `network = True` and `secrets = ("HUGGINGFACE_TOKEN",)`: what its engine is given,
+    - `resumable = True`: a run that goes on from its checkpoint is the same run, bit for bit,
     - `smaller(params) -> params | None`: the same work in less device memory, tried when that runs out,
     - `remedies(params, failure: FailureClass, field: str) -> list[Remedy]`: what a person may try after a failure,
     - `disk_bytes(params, {input: bytes}) -> int`: what it writes below its run folder at most.

@@ -12,7 +12,7 @@ from project.jobs import journal
 from project.jobs.models import Checkpoint, Job
 from project.jobs.ownership import Ownership
 from project.kernel import artifacts
-from project.kernel.errors import Conflict, Unavailable
+from project.kernel.errors import Conflict, NotFound, Unavailable
 from project.modeling import checkpoints as files
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,29 @@ def of(job: Job) -> "models.QuerySet[Checkpoint]":
 def usable(job: Job) -> list[Checkpoint]:
     """What this host can start from as far as one knows without reading it, the furthest first."""
     return [row for row in of(job).filter(deleted_at=None).select_related("artifact") if row.is_usable]
+
+
+def chosen(job: Job, which: bool | int) -> Checkpoint:
+    """The checkpoint of step `which`, or the furthest if it is True. Raises Conflict, in words, if it can't be used."""
+    if which is True:
+        found = usable(job)
+        if not found:
+            raise Conflict("This job has no checkpoint that can be used.")
+        return found[0]
+    rows = [row for row in of(job).select_related("artifact") if row.step == which]
+    row = next((row for row in rows if row.is_usable), rows[0] if rows else None)
+    if row is None:
+        raise NotFound(f"This job has no checkpoint at step {which}.")
+    if not row.is_usable:
+        raise Conflict(f"The {row} can't be used: {_WHY_NOT[row.state].format(row=row)}.")
+    return row
+
+
+_WHY_NOT = {
+    "damaged": "{row.damage}",
+    "gone": "its files are gone",
+    "elsewhere": "its files are only on {row.host}, and there is no shared store",
+}
 
 
 def to_resume(job: Job, *, own: Ownership, into: Path, meanwhile: "Slowly[Found]") -> Path | None:

@@ -7,7 +7,7 @@ from typing import Any
 from project.contracts.events import FailureClass
 from project.jobs.models import Job, JobEvent
 
-TOLD = ("state", "started", "checkpoint", "failed", "stopped")
+TOLD = ("state", "started", "checkpoint", "resumed", "failed", "stopped")
 
 SENTENCES = {
     FailureClass.USER_ERROR: "It can't be done as it was asked for.",
@@ -50,11 +50,27 @@ def _tell(event: JobEvent) -> Told | None:
             icon, text, detail = "flag", f"Checkpoint at step {event.body.get('step')}", ""
         case "started":
             icon, text, detail = "cpu", "Engine started", f"on {event.body.get('device', '')}"
+        case "resumed":
+            icon, text, detail = "retry", *resumption(event.body)
         case "stopped":
             icon, text, detail = "stop", f"Engine stopped at step {event.body.get('step', 0)}", ""
         case _:  # 'failed' is said by the state that follows it
             return None
     return Told(icon, text, detail, event.at)
+
+
+def resumption(body: dict[str, Any]) -> tuple[str, str]:
+    """Where a run went on, and whether its numbers are those of a run that was never interrupted."""
+    step, changed = body.get("step", 0), body.get("differences", [])
+    if not changed:
+        return f"Resumed exactly from step {step}", ""
+    return f"Resumed from step {step}", f"{', '.join(changed)}: numbers may differ in the last digits"
+
+
+def resumptions(job: Job) -> list[str]:
+    """One sentence for each time that it went on from a checkpoint, the newest first."""
+    said = job.events.filter(type="resumed").order_by("-seq")[:10]
+    return [" ".join(part for part in resumption(event.body) if part) + "." for event in said]
 
 
 def _state(body: dict[str, Any], attempt: int) -> tuple[str, str, str]:

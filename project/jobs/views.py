@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -66,7 +67,8 @@ class JobPage(WorkspacePage):
             log_lines=log_lines(job),
             output=logs.part(job, limit=logs.TAIL // 4),
             told=story.tell(job),
-            checkpoints=checkpoints.of(job)[:20],
+            checkpoints=list(checkpoints.of(job)[:20]),
+            resumptions=story.resumptions(job),
             samples=list(job.events.filter(type="sample").order_by("-seq")[:SAMPLES]),
             evidence="\n".join(job.failure_lines),
             failure_sentence=story.failure_sentence(job),
@@ -103,8 +105,10 @@ class JobVerb(WorkspacePage):
         job = access.find(Job.objects.all(), self.actor, pk=pk)
         if verb == "retry":
             made: list[Job] = []
-            remedy = request.POST.get("remedy", "")
-            if self.attempt(lambda: made.append(jobs.retry(job, self.actor, remedy=remedy)), "Queued as a new job."):
+            remedy, step = request.POST.get("remedy", ""), request.POST.get("from_step", "")
+            wanted = int(step) if step.isdecimal() and len(step) < 16 else False
+            again = partial(jobs.retry, job, self.actor, remedy=remedy, from_checkpoint=wanted)
+            if self.attempt(lambda: made.append(again()), "Queued as a new job."):
                 job = made[0]
         elif verb == "pause":
             waiting = "It pauses after its present step." if job.is_active else "Paused."

@@ -170,6 +170,7 @@ _CONDITIONS = {
     "device": "on {now} instead of {before}",
     "threads": "on {now} threads instead of {before}",
     "batch_size": "with a batch_size of {now} instead of {before}",
+    "gradient_checkpointing": "with gradient_checkpointing {now} instead of {before}",
 }
 
 

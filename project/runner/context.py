@@ -4,10 +4,11 @@ import math
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from project.contracts.events import FINAL, Checkpoint, Done, Event, Log, Metrics, Progress, Sample, Started
+from project.contracts.events import FINAL, Checkpoint, Done, Event, Log, Metrics, Progress, Resumed, Sample, Started
 from project.contracts.runs import RunSpec, StopRequested, UserError
 
 PROGRESS_INTERVAL = 0.25  # seconds: at most four progress lines per second, more would only be skipped by the reader
@@ -108,6 +109,9 @@ class Context:
         finite = {key: value for key, value in (metrics or {}).items() if math.isfinite(value)}
         self.emit(Checkpoint(at=time.time(), step=step, path=relative, metrics=finite))
         self.last_checkpoint = relative
+
+    def resumed(self, step: int, differences: Sequence[str] = ()) -> None:
+        self.emit(Resumed(at=time.time(), step=step, differences=tuple(differences)))
 
     def done(self, *, artifact: bool = False, **result: Any) -> None:
         """Say that the work is finished; the event is written when `run` returns, so nothing can follow it.

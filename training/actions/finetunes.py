@@ -72,19 +72,29 @@ def finished(job: Job, result: dict[str, Any], artifact: Artifact | None) -> dic
         raise Conflict("The training produced no weights.")
     fine_tune = FineTune.objects.select_related("base_version__model", "data_version__dataset").get(job=job)
     by = on_behalf(job)
-    version = _register(fine_tune, job, result, artifact, by=by)
+    version = register_weights(fine_tune, job, result, artifact, by=by)
     fine_tune.result_version = version
     fine_tune.save(update_fields=["result_version"])
     added = {"model": str(version.model_id), "model_version": str(version.pk), "version": str(version)}
     return {**added, **_evaluate(fine_tune, version, by=by), **_deploy(fine_tune, version, by=by)}
 
 
-def _register(fine_tune: FineTune, job: Job, result: dict[str, Any], artifact: Artifact, *, by: Actor) -> ModelVersion:
+def register_weights(
+    fine_tune: FineTune,
+    job: Job,
+    result: dict[str, Any],
+    artifact: Artifact,
+    *,
+    by: Actor,
+    model: str = "",
+    source: str = "",
+) -> ModelVersion:
+    """The version of weights that `job` made of a fine-tune; of the model `model` instead of the fine-tune's own."""
     folder = artifacts.local_path(artifact)
     adapter = is_adapter(folder)
     data, base = fine_tune.data_version, fine_tune.base_version
     version = versions.register(
-        _model(fine_tune.model_name, by=by),
+        _model(model or fine_tune.model_name, by=by),
         artifact=artifact,
         kind=VersionKind.ADAPTER if adapter else VersionKind.FULL,
         base=base if adapter else None,
@@ -92,6 +102,7 @@ def _register(fine_tune: FineTune, job: Job, result: dict[str, Any], artifact: A
         facts=describe_adapter(folder) if adapter else describe(folder).model_dump(),
         metrics={name: value for name, value in result.items() if _is_number(value)},
         origin="training",
+        source=source,
         job_id=job.pk,
         data_digest=data.digest,
         config=fine_tune.config,

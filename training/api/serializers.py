@@ -58,6 +58,12 @@ class EvaluationSerializer(StrictModelSerializer[Evaluation]):
         return [evaluation.warning] if evaluation.warning else []
 
 
+class RegisterCheckpoint(StrictSerializer):
+    model = serializers.CharField(
+        max_length=100, required=False, help_text="The model that gets the version. Left out: the fine-tune's own."
+    )
+
+
 class NewEvaluation(StrictSerializer):
     """`model_version` and `dataset_version` are references: an id, name or name:3 (models also name@stage)."""
 

@@ -18,7 +18,7 @@ from project.kernel.api.base import WorkspaceViewSet
 from project.kernel.api.pagination import Pages
 from project.kernel.errors import invalid
 from training import answers, jobfile
-from training.actions import evaluations, finetunes
+from training.actions import checkpoints, evaluations, finetunes
 from training.answers import CHANGES, VERDICTS, Slice
 from training.api import serializers as shapes
 from training.models import Evaluation
@@ -42,6 +42,13 @@ class JobViewSet(JobsOnly):
             if not isinstance(start, bool):
                 raise invalid("start", "must be true or false")
         job = finetunes.launch(jobfile.parse(document), by=self.actor, start=start)
+        return self.reply(job, created=True)
+
+    @extend_schema(request=shapes.RegisterCheckpoint, responses={201: JobDetailSerializer})
+    def register_checkpoint(self, request: Request, pk: str, step: int) -> Response:
+        """Make a version of the weights in a checkpoint of a fine-tune. The answer is the job that does it."""
+        body = self.read_body(shapes.RegisterCheckpoint)
+        job = checkpoints.register_checkpoint(self.get_object(), step, **body, by=self.actor)
         return self.reply(job, created=True)
 
 

@@ -271,6 +271,7 @@ def test_an_interrupted_run_is_the_same_run(runs: Runs, recipe: Recipe, params: 
             assert part == {step: expected[step] for step in part}
         assert {**parts[0], **parts[1], **parts[2]} == expected
     assert min(curve(last, "loss")) == step_of(again) + 1
+    assert [(said.step, said.differences) for said in events(last) if said.type == "resumed"] == [(step_of(again), ())]
     one, two = weights(whole), weights(last)
     assert one.keys() == two.keys() and one
     assert [name for name in one if not torch.equal(one[name], two[name])] == []

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 from project.contracts.events import FailureClass
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.runs import RECIPES, Recipe, Remedy
-from project.jobs import doorbell, ending, journal, outcomes
-from project.jobs.models import Job, JobState, Queue
+from project.jobs import checkpoints, doorbell, ending, journal, outcomes
+from project.jobs.models import Checkpoint, Job, JobState, Queue
 from project.kernel import access, audit
 from project.kernel.access import Actor
 from project.kernel.errors import Conflict, Invalid, NotFound, invalid
@@ -45,15 +45,16 @@ def launch(
     queue: str | None = None,
     time_limit: int | None = None,
     memory_limit: int | None = None,
+    start_checkpoint: Checkpoint | None = None,
     verb: str = "job.create",
 ) -> Job:
     """Make a job and, unless `start` is false, put it into its queue.
 
     `inputs` are artifacts or paths on this host, by the names the recipe asks for. `time_limit` is in seconds of work,
     `memory_limit` in bytes of the host's memory; None takes the installation's default. `subject` is the object it
-    works for, shown with it. `verb` is what the caller lets `by` do: an app that starts work under a verb of its own
-    names that. Raises Invalid with `errors` named by field ('recipe', 'learning_rate', 'lora.r' …), NotFound,
-    Forbidden.
+    works for, shown with it. `start_checkpoint` is another job's, that it starts from. `verb` is what the caller lets
+    `by` do: an app that starts work under a verb of its own names that. Raises Invalid with `errors` named by field
+    ('recipe', 'learning_rate', 'lora.r' …), NotFound, Forbidden.
     """
     access.require(by, verb, workspace)
     plugin = find_recipe(recipe)
@@ -72,6 +73,7 @@ def launch(
         memory_limit=_memory_limit(memory_limit) if memory_limit is not None else settings.JOB_MEMORY_LIMIT or None,
         subject_kind=(subject._meta.model_name or "") if subject else "",
         subject_id=str(subject.pk) if subject else "",
+        start_checkpoint=start_checkpoint,
     )
     job.save(force_insert=True)
     audit.record("job.created", job, by=by, recipe=job.recipe)
@@ -293,10 +295,11 @@ def _with_remedy(job: Job, key: str) -> dict[str, Any]:
 
 
 @transaction.atomic
-def retry(job: Job, by: Actor, *, remedy: str = "") -> Job:
+def retry(job: Job, by: Actor, *, remedy: str = "", from_checkpoint: bool | int = False) -> Job:
     """A new job with the same recipe, parameters and inputs; `remedy` names a change of parameters (`remedies`).
 
-    Raises Conflict while the old one has not ended, Invalid for an unknown remedy.
+    With `from_checkpoint` it goes on from the old one's furthest checkpoint (True), or from that of a step. Raises
+    Conflict while the old one has not ended or without such a checkpoint, Invalid for an unknown remedy.
     """
     access.require(by, "job.retry", job)
     if not job.is_terminal:
@@ -316,6 +319,7 @@ def retry(job: Job, by: Actor, *, remedy: str = "") -> Job:
         time_limit=job.time_limit,
         memory_limit=job.memory_limit,
         retry_of=job,
+        start_checkpoint=None if from_checkpoint is False else checkpoints.chosen(job, from_checkpoint),
         subject_kind=job.subject_kind,
         subject_id=job.subject_id,
     )

@@ -97,8 +97,19 @@ class AdjustSerializer(StrictSerializer):
     memory_limit = serializers.IntegerField(required=False, help_text="bytes of the host's memory")
 
 
+@extend_schema_field({"oneOf": [{"type": "boolean"}, {"type": "integer", "minimum": 0}]})
+class CheckpointChoice(serializers.Field[Any, Any, Any, Any]):
+    """true: the furthest checkpoint; a number: that of this step; false: none."""
+
+    def to_internal_value(self, data: Any) -> bool | int:
+        if isinstance(data, bool) or (isinstance(data, int) and data >= 0):
+            return data
+        raise serializers.ValidationError("Use true, false, or the step of a checkpoint.")
+
+
 class RetrySerializer(StrictSerializer):
     remedy = serializers.CharField(required=False, help_text="key of one of the job's remedies")
+    from_checkpoint = CheckpointChoice(required=False, help_text="go on from its furthest checkpoint, or from a step")
 
 
 class JobDetailSerializer(JobSerializer):
@@ -183,7 +194,15 @@ class CheckpointSerializer(serializers.Serializer[Any]):
     step = serializers.IntegerField()
     at = serializers.DateTimeField()
     metrics = serializers.DictField(child=serializers.FloatField())
-    here = serializers.BooleanField(help_text="its files are on this host")
+    size = serializers.IntegerField(help_text="bytes; 0: not known")
+    host = serializers.CharField(help_text="where it was written")
+    digest = serializers.CharField(help_text="SHA-256 of its manifest")
+    state = serializers.ChoiceField(
+        choices=["here", "stored", "elsewhere", "damaged", "gone"],
+        help_text="here: on this host; stored: in the shared store; elsewhere: only on the host that wrote it",
+    )
+    damage = serializers.CharField(help_text="why it can't be used, once that is known")
+    usable = serializers.BooleanField(source="is_usable", help_text="a retry may start from it")
 
 
 class RecipeSerializer(serializers.Serializer[Any]):

@@ -139,7 +139,7 @@ class JobViewSet(WorkspaceViewSet):
     @extend_schema(responses=shapes.CheckpointSerializer(many=True))
     @action(detail=True, filterset_fields=(), search_fields=(), pagination_class=None)
     def checkpoints(self, request: Request, pk: str) -> Response:
-        """The checkpoints it announced, newest first."""
+        """All checkpoints there ever were, the furthest first. `retry` may start from one that is `usable`."""
         return Response(shapes.CheckpointSerializer(checkpoints.of(self.get_object()), many=True).data)
 
     @extend_schema(responses=shapes.RecipeSerializer(many=True))

@@ -98,6 +98,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
             "device": "the CPU" if device.type == "cpu" else torch.cuda.get_device_name(device),
             "threads": torch.get_num_threads(),
             "batch_size": int(self.args.per_device_train_batch_size),
+            "gradient_checkpointing": "on" if self.args.activation_checkpointing else "off",
         }
 
     @property
@@ -112,13 +113,14 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
             self.train()
             return
         checkpoint = Path(self._ctx.spec.resume_from)
-        step = self._verified(checkpoint)
+        manifest = self._verified(checkpoint)
         self.ledger = Ledger.load(checkpoint)
         if (checkpoint / "best").is_dir():
             shutil.copytree(checkpoint / "best", self.best_weights)
-        self._ctx.log(f"Resuming after step {step}.")
+        changed = checkpoints.differences(manifest, versions=self.plan.versions, conditions=self.conditions)
+        self._ctx.resumed(manifest.step, changed)
         self._load_from_checkpoint(str(checkpoint))
-        self.state.global_step = step
+        self.state.global_step = manifest.step
         if self.ledger.evaluation_due:
             self.evaluate()
             if self.ledger.evaluation_due:
@@ -135,7 +137,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         else:
             save_weights(self.model, folder)
 
-    def _verified(self, checkpoint: Path) -> int:
+    def _verified(self, checkpoint: Path) -> checkpoints.Manifest:
         manifest, found = checkpoints.read(checkpoint), checkpoints.problems(checkpoint)
         if manifest is None or found:
             raise UserError(f"The checkpoint can't be used: {'; '.join(found)}.", hint="Resume from an earlier one.")
@@ -148,7 +150,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
                     f"The checkpoint belongs to a run with other {what}, so the run can't be resumed from it.",
                     hint="Start a new run, or give it the data and settings of the old one.",
                 )
-        return manifest.step
+        return manifest
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

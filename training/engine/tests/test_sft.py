@@ -181,7 +181,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other data"):
         run("sft", QUICK, resume_from=checkpoint, data=write_rows(lessons(23), tmp_path / "other"))
     halved = {**QUICK, "batch_size": 2, "gradient_accumulation_steps": 2, "logging_steps": 2}
-    run("sft", halved, resume_from=checkpoint)  # what is done after running out of memory
+    healed = run("sft", halved, resume_from=checkpoint)  # what is done after running out of memory
+    [resumed] = healed.of("resumed")
+    assert (resumed.step, resumed.differences) == (6, ("with a batch_size of 2 instead of 4",))
     damaged = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
     (damaged / "optimizer.pt").write_bytes(b"x")
     with pytest.raises(UserError, match=r"optimizer\.pt is damaged"):

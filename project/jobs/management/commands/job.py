@@ -20,6 +20,15 @@ class Command(TuneloopCommand):
         parser.add_argument("verb", choices=("list", "show", *VERBS))
         parser.add_argument("job", nargs="?", default="", help="its id, or the last six characters of it")
         parser.add_argument("--remedy", default="", help="with retry: what to change, as `show` names it")
+        parser.add_argument(
+            "--from-checkpoint",
+            nargs="?",
+            type=int,
+            const=True,
+            default=False,
+            metavar="STEP",
+            help="with retry: go on from its furthest checkpoint, or from that of a step",
+        )
 
     def run(self, **options: Any) -> None:
         if options["verb"] == "list":
@@ -27,7 +36,8 @@ class Command(TuneloopCommand):
             return
         job = self._find(options["job"])
         if options["verb"] == "retry":
-            job = jobs.retry(job, self.actor, remedy=options["remedy"])
+            start = options["from_checkpoint"]
+            job = jobs.retry(job, self.actor, remedy=options["remedy"], from_checkpoint=start)
         elif options["verb"] != "show":
             job = VERBS[options["verb"]](job, self.actor)
         self._say(job)
