@@ -147,7 +147,9 @@ class SftParams(_Settings):
     checkpoint_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
         "epoch", description="When to save a checkpoint to resume from: epoch, or a number of steps."
     )
-    keep_checkpoints: int = Field(2, ge=1, le=100, description="How many of the newest checkpoints are kept, beside the best one.")
+    keep_checkpoints: int = Field(
+        2, ge=1, le=100, description="How many of the newest checkpoints are kept, beside the best one."
+    )
     logging_steps: int = Field(1, ge=1, le=10_000, description="Steps per point of the loss chart.")
     early_stopping: EarlyStopping = Field(EarlyStopping(), description="When to end before the last epoch.")
     save_best_model: bool = Field(
@@ -166,8 +168,8 @@ def remedies(params: SftParams, failure: FailureClass, field: str) -> list[Remed
 
 
 def disk_bytes(params: SftParams, inputs: dict[str, int]) -> int:
-    """Checkpoints on disk at once: one being built, those that are kept, the best one. Each holds the trained weights in
-    float32 and two moments of them; the result comes on top. A LoRA adapter is small beside its base.
+    """Checkpoints on disk at once: one being built, those that are kept, the best one. Each holds the trained weights
+    in float32 and two moments of them; the result comes on top. A LoRA adapter is small beside its base.
     """
     weights = 2 * inputs.get("base", 0)  # bases are stored in 16 bits
     trained = weights if params.method.type == "full" else weights // 20
