@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models.functions import Now
 
 from project.contracts.events import Checkpoint as CheckpointSaid
@@ -55,6 +55,7 @@ class Ingest:
     def __init__(self, own: Ownership) -> None:
         self._own = own
         self._waiting = Batch()
+        self._unsure: Batch | None = None  # could not be written, as far as we know
         self._pace: deque[tuple[float, int]] = deque()
         self._shape: tuple[int, str, str] | None = None
         self._tops: dict[str, int] = {}  # the last step of each key that is committed
@@ -62,11 +63,11 @@ class Ingest:
 
     @property
     def is_empty(self) -> bool:
-        return self._waiting.last_line is None
+        return self._unsure is None and self._waiting.last_line is None
 
     @property
     def is_full(self) -> bool:
-        return self._waiting.rows >= MOST_WAITING
+        return self._waiting.rows + (self._unsure.rows if self._unsure else 0) >= MOST_WAITING
 
     def take(self, lines: Iterable[Line]) -> None:
         for line in lines:
@@ -90,7 +91,24 @@ class Ingest:
 
         Raises OwnershipLost, and database errors; then all of it still waits.
         """
-        batch = self._waiting
+        if self._unsure is not None:
+            self._write_once_more(self._unsure)
+        self._unsure, self._waiting = self._waiting, Batch()
+        job = self._write(self._unsure, attempt_fields)
+        self._unsure = None
+        return job
+
+    def _write_once_more(self, batch: Batch) -> None:
+        """A commit that failed may have been done all the same, and only its answer lost."""
+        lines = JobAttempt.objects.filter(job_id=self._own.job_id, number=self._own.attempt).values_list("lines")
+        if batch.last_line is not None and lines.get()[0] >= batch.last_line.number:
+            self._tops = {}  # read again
+            self.checkpoints_written += len(batch.checkpoints)
+        else:
+            self._write(batch, {})
+        self._unsure = None
+
+    def _write(self, batch: Batch, attempt_fields: Mapping[str, Any]) -> Job:
         with transaction.atomic():
             job = self._own.lock()
             self._write_events(job, batch)
@@ -106,7 +124,7 @@ class Ingest:
                 **({"latest": {**job.latest, **batch.latest}} if batch.latest else {}),
             )
             journal.hint(job)
-        self._waiting, self._tops = Batch(), tops
+        self._tops = tops
         self.checkpoints_written += len(batch.checkpoints)
         return job
 
@@ -209,7 +227,7 @@ class Ingest:
             }
         return [self._row(line, "metrics", body)]
 
-    def _write_attempt(self, batch: Batch, fields: dict[str, Any]) -> None:
+    def _write_attempt(self, batch: Batch, fields: Mapping[str, Any]) -> None:
         if batch.last_line:
             fields = {**fields, "lines": batch.last_line.number, "line_bytes": batch.last_line.next_offset}
         if batch.versions:
@@ -218,22 +236,13 @@ class Ingest:
             JobAttempt.objects.filter(job_id=self._own.job_id, number=self._own.attempt).update(**fields)
 
 
-class _Times(dict[float, Any]):
-    """An engine's times as the database takes them. The numbers of one line share theirs."""
-
-    def __missing__(self, at: float) -> Any:
-        self[at] = connection.ops.adapt_datetimefield_value(as_time(at))
-        return self[at]
-
-
 def write_points(own: Ownership, metrics: dict[str, Numbers]) -> None:
     """Write the points of an attempt; what it has already said about a step is replaced."""
-    times = _Times()
-    rows = [(key, step, value, times[at]) for key, said in metrics.items() for step, (value, at) in said.items()]
+    rows = [(key, step, value, at) for key, said in metrics.items() for step, (value, at) in said.items()]
     upsert(
         "jobs_metric",
         {"job_id": ("uuid", own.job_id), "attempt": ("int", own.attempt)},
-        {"key": "text", "step": "bigint", "value": "float8", "at": "timestamptz"},
+        {"key": "text", "step": "bigint", "value": "float8", "at": "epoch"},
         rows,
         conflict=("job_id", "key", "step", "attempt"),
     )

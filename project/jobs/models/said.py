@@ -35,7 +35,8 @@ class Metric(models.Model):
     """One number at one step. A later attempt that passes the same step again wins over an earlier one."""
 
     pk = models.CompositePrimaryKey("job", "key", "step", "attempt")
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="+", db_index=False)
+    # A writer holds the job's row, so it exists: the database need not look for every point.
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
     key = models.CharField(max_length=100)
     step = models.PositiveBigIntegerField()
     attempt = models.PositiveIntegerField()
@@ -54,7 +55,8 @@ class MetricRollup(models.Model):
     """
 
     pk = models.CompositePrimaryKey("job", "key", "level", "bucket")
-    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="+", db_index=False)
+    # A writer holds the job's row, so it exists: the database need not look for every point.
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="+", db_index=False, db_constraint=False)
     key = models.CharField(max_length=100)
     level = models.PositiveSmallIntegerField()
     bucket = models.PositiveBigIntegerField()
