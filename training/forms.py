@@ -45,6 +45,7 @@ PATHS: dict[str, str] = {
     "limit": "evaluation.limit",
     "evaluate_every": "evaluation.every",
     "auto_deploy": "deployment.auto_deploy",
+    **{name: f"limits.{name}" for name in ("time_limit", "memory_limit", "priority")},
 }
 FIELDS = {path: name for name, path in PATHS.items()}
 TEXTS = ("name", "model_name", "target_modules", "evaluate_every", "checkpoint_every")
@@ -54,6 +55,7 @@ ADVANCED = (
     *("scheduler", "precision", "packing", "gradient_checkpointing", "target_modules", "dropout", "early_stopping"),
     *("patience", "save_best_model", "evaluate_every", "checkpoint_every", "keep_checkpoints", "logging_steps"),
     *("seed", "validation_dataset", "evaluation_dataset", "limit", "auto_deploy", "recipe"),
+    *("time_limit", "memory_limit", "priority"),
 )
 _LABELS = {
     "model_name": "Model it becomes a version of",
@@ -70,6 +72,8 @@ _LABELS = {
     "checkpoint_every": "Checkpoint every",
     "logging_steps": "Chart points every (steps)",
     "auto_deploy": "Deploy it at once",
+    "time_limit": "Time limit (seconds)",
+    "memory_limit": "Memory limit (bytes)",
 }
 # Where the job file's words are about references, the form has a list.
 _HELP = {
@@ -84,6 +88,8 @@ _PLACEHOLDERS = {
     "max_seq_length": "after the model, at most 512",
     "model_name": "like the job",
     "max_steps": "after the epochs",
+    "time_limit": "none",
+    "memory_limit": "none",
     "limit": "all",
 }
 _METHODS = (("lora", "LoRA: a small adapter, little memory"), ("full", "Full: every weight, much memory"))

@@ -29,6 +29,7 @@ def launch(config: JobFile, *, by: Actor, start: bool = True) -> Job:
     field of the job file by its dotted path, Forbidden; nothing is written then.
     """
     access.require(by, "finetune.create", by.workspace)
+    jobs.require_priority(config.limits.priority, by, field="limits.priority")
     made = plan(config, by=by)
     fine_tune = FineTune(
         workspace=by.workspace,

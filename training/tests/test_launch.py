@@ -171,6 +171,7 @@ def test_a_retry_is_a_fine_tune_of_its_own(cast: Cast, job_file: JobDocument) ->
 
 def test_a_retry_with_a_remedy_says_so_in_its_job_file(cast: Cast, job_file: JobDocument) -> None:
     by = cast.actor("teammate")
+    assert list(refused(cast, job_file, limits={"priority": 1})) == ["limits.priority"]
     job = launch(cast, job_file, method={"type": "full"}, limits={"time_limit": 3600, "priority": -1})
     assert (job.time_limit, job.priority) == (3600, -1)
     Job.objects.filter(pk=job.pk).update(state="failed", finished_at=Now(), failure_class="device_memory")

@@ -57,6 +57,7 @@ def launch(
     ('recipe', 'learning_rate', 'lora.r' …), NotFound, Forbidden.
     """
     access.require(by, verb, workspace)
+    require_priority(priority, by)
     plugin = find_recipe(recipe)
     job = Job(
         workspace=workspace,
@@ -130,6 +131,12 @@ def _title(title: str) -> str:
     if not title:
         raise invalid("title", "Say in a few words what the job is for.")
     return title[:200]
+
+
+def require_priority(priority: int, by: Actor, *, field: str = "priority") -> None:
+    """Raise Invalid at `field` for a place before the others that this actor may not give."""
+    if priority > 0 and not by.may("job.cancel_any"):
+        raise invalid(field, "Only an operator may put a job before the others; use 0 or less.")
 
 
 def _priority(priority: int) -> int:
@@ -259,8 +266,8 @@ def adjust(
     job = _unended(job)
     changed: dict[str, Any] = {}
     if priority is not None:
-        if _priority(priority) > max(0, job.priority) and not by.may("job.cancel_any"):
-            raise invalid("priority", "Only an operator may put a job before the others; use 0 or less.")
+        if _priority(priority) > job.priority:
+            require_priority(priority, by)
         changed["priority"] = priority
     if time_limit is not None:
         changed["time_limit"] = _time_limit(time_limit)

@@ -106,6 +106,6 @@ def test_the_database_lets_an_attempt_only_grow_and_events_stay(cast: Cast) -> N
 
 
 def test_the_queue_is_ordered_by_priority_then_age(cast: Cast) -> None:
-    first, second, urgent = launch(cast), launch(cast), launch(cast, priority=5)
+    first, second, urgent = launch(cast), launch(cast), launch(cast, by="operator", priority=5)
     assert [job.position() for job in (first, second, urgent)] == [2, 3, 1]
     assert not DeviceSlot.objects.exists()
