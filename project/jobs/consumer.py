@@ -1,8 +1,8 @@
 """`/ws/jobs/<id>/?after=<seq>`: what happens to a job, as it happens.
 
 The database is the truth. A message from the channel layer only says that something is new and wakes this at once;
-without one (another process, a lost message) the row is looked at twice a second. A page that slept for days gets
-everything since its `after`, in order.
+without one (another process, a lost message) the row is looked at twice a second. A page that slept gets everything
+since its `after`, in order; one that slept for days gets the newest of what it shows, and asks for the rest anew.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.db import DatabaseError
 
 from project.jobs.api.serializers import event_document
-from project.jobs.models import TERMINAL, Job
+from project.jobs.models import TERMINAL, Job, JobEvent
 from project.kernel import access
 from project.kernel.errors import Problem
 from project.kernel.models import User
@@ -31,10 +31,15 @@ POLL = 0.5  # seconds between two looks at the row while nobody sends hints
 POLL_HINTED = 5.0  # and once hints arrive
 RECHECK = 60.0  # seconds after which the right to see the job is asked again
 MOST_PER_FRAME = 500
+MOST_BEHIND = 2000  # events: a page that missed more is told so instead of hearing all of them
+NEWEST = {"progress": 1, "metrics": 1, "log": 200}  # what it hears of each kind then
 
 
 class JobConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
-    """Frames are `{seq, type: "events", job: {state, step, …}, events: [{seq, type, at, …}]}`."""
+    """Frames are `{seq, type: "events", job: {state, step, …}, events: [{seq, type, at, …}], skipped: false}`.
+
+    `skipped` says that events before `seq` were left out, because there are too many: ask for charts and page again.
+    """
 
     async def connect(self) -> None:
         """Look who asks before anything is said; a stranger learns nothing."""
@@ -75,14 +80,17 @@ class JobConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
         while True:
             self._woken.clear()
             try:
-                job, events = await self._news(seq)
+                job, events, skipped = await self._news(seq)
             except DatabaseError:
                 await asyncio.sleep(POLL_HINTED)
                 continue
-            if events or first:
+            if events or skipped or first:
                 first = False
-                seq = max(seq, events[-1]["seq"]) if events else seq
-                await self.send_json({"seq": seq, "type": "events", "job": job, "events": events})
+                if skipped:
+                    seq = job["last_seq"]
+                elif events:
+                    seq = max(seq, events[-1]["seq"])
+                await self.send_json({"seq": seq, "type": "events", "job": job, "events": events, "skipped": skipped})
             if job["state"] in TERMINAL and seq >= job["last_seq"]:
                 await self.close(1000)
                 return
@@ -98,13 +106,19 @@ class JobConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
                     return
 
     @database_sync_to_async  # type: ignore[untyped-decorator]
-    def _news(self, seq: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def _news(self, seq: int) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
+        """The job, what happened after `seq`, and whether some of that was left out."""
         job = Job.objects.get(pk=self._job_id)
-        events = []
-        if job.last_seq > seq:
-            rows = job.events.filter(seq__gt=seq).order_by("seq")[:MOST_PER_FRAME]
-            events = [event_document(row) for row in rows]
-        return snapshot(job), events
+        missed = job.events.filter(seq__gt=seq, seq__lte=job.last_seq)
+        rows: list[JobEvent] = []
+        skipped = job.last_seq - seq > MOST_BEHIND
+        if skipped:
+            for kind, most in NEWEST.items():
+                rows += missed.filter(type=kind).order_by("-seq")[:most]
+            rows.sort(key=lambda row: row.seq)
+        elif job.last_seq > seq:
+            rows += missed.order_by("seq")[:MOST_PER_FRAME]
+        return snapshot(job), [event_document(row) for row in rows], skipped
 
     @database_sync_to_async  # type: ignore[untyped-decorator]
     def _may_see(self) -> bool:

@@ -120,6 +120,10 @@ function watch(root) {
       document.dispatchEvent(new CustomEvent("tuneloop:events", { detail: { id, events } }));
       if (changed) refresh();
     },
+    onSkipped() {
+      for (const figure of document.querySelectorAll("[data-chart]")) figure.dispatchEvent(new CustomEvent("tuneloop:reload"));
+      refresh();
+    },
     onConnection(connection) {
       const words = { connecting: "Connecting", live: "Live", polling: "Reconnecting, refreshed every 2 s", closed: "" };
       for (const line of document.querySelectorAll("[data-connection]")) {

@@ -2,14 +2,17 @@
 
 const API = "/api/v1/jobs";
 const MAX_WAIT = 15_000;
+const FAR_BEHIND = 2000; // events: of more than these only the newest are fetched, and the page is asked for anew
+const NEWEST = 500;
 
 /**
  * @param {string} id job
- * @param {{after: number, onEvents: (events: object[]) => void, onConnection?: (state: string) => void}} options
- *   `after`: the last seq the page already shows. `onConnection` hears connecting, live, polling, closed.
+ * @param {{after: number, onEvents: (events: object[]) => void, onSkipped?: () => void, onConnection?: (state: string) => void}} options
+ *   `after`: the last seq the page already shows. `onSkipped`: so many events were missed that some never come;
+ *   load anew what is made of them. `onConnection` hears connecting, live, polling, closed.
  * @returns {{stop: () => void, seq: () => number}}
  */
-export function follow(id, { after, onEvents, onConnection = () => {} }) {
+export function follow(id, { after, onEvents, onSkipped = () => {}, onConnection = () => {} }) {
   let seq = after;
   let stopped = false;
   let socket = null;
@@ -43,6 +46,11 @@ export function follow(id, { after, onEvents, onConnection = () => {} }) {
         if (!response.ok) throw new Error(`events: ${response.status}`);
         const body = await response.json();
         const events = Array.isArray(body) ? body : (body.results ?? []);
+        if (body.last_seq - seq > FAR_BEHIND) {
+          seq = body.last_seq - NEWEST;
+          onSkipped();
+          continue;
+        }
         const before = seq;
         deliver(events);
         if (stopped || !events.length || seq === before || events.length < 500) return;
@@ -54,6 +62,10 @@ export function follow(id, { after, onEvents, onConnection = () => {} }) {
   const receive = async (frame) => {
     if (Array.isArray(frame.events)) {
       deliver(frame.events); // one frame may carry many
+      if (frame.skipped) {
+        seq = Math.max(seq, frame.seq);
+        onSkipped();
+      }
     } else if (frame.type === "hint" || frame.type === "gap" || frame.seq > seq + 1 || frame.seq === undefined) {
       await catchUp().catch(() => {}); // "something up to seq N": the database has it
     } else {

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from asgiref.testing import ApplicationCommunicator
 from channels.db import database_sync_to_async
+from django.utils import timezone
 
 from project.asgi import application
 from project.jobs import journal
 from project.jobs.actions import jobs
-from project.jobs.models import Job
+from project.jobs.models import Job, JobEvent
 from project.jobs.tests.test_launch import launch
 from project.testing import Cast
 
@@ -88,6 +89,38 @@ async def test_a_page_that_slept_gets_only_what_it_missed(prepared: dict[str, An
     async with opened(f"/ws/jobs/{job.pk}/?after=2", prepared["viewer"]) as socket:
         frame = await socket.hear()
         assert [event["seq"] for event in frame["events"]] == [3, 4]
+
+
+@pytest.mark.full
+async def test_a_page_that_slept_for_days_hears_the_newest_in_one_frame(prepared: dict[str, Any]) -> None:
+    job: Job = prepared["job"]
+    await database_sync_to_async(fill)(job, 100_000)
+    async with opened(f"/ws/jobs/{job.pk}/?after=1", prepared["viewer"]) as socket:
+        frame = await socket.hear()
+        assert (frame["seq"], frame["skipped"]) == (100_001, True)
+        assert {event["type"] for event in frame["events"]} == {"progress", "metrics", "log"}
+        assert len(frame["events"]) <= 202
+        assert [event["seq"] for event in frame["events"]] == sorted(event["seq"] for event in frame["events"])
+        assert max(event["seq"] for event in frame["events"]) == 100_001
+        await database_sync_to_async(job.refresh_from_db)()
+        await database_sync_to_async(journal.append)(job, "log", level="info", message="next")
+        following = await socket.hear()
+        assert [event["seq"] for event in following["events"]] == [100_002]
+        assert following["skipped"] is False
+
+
+def fill(job: Job, count: int) -> None:
+    """That many events more: mostly numbers, now and then a line of the log."""
+    now = timezone.now()
+    kinds = ("progress", "metrics", "metrics", "metrics", "log")
+    JobEvent.objects.bulk_create(
+        (
+            JobEvent(job=job, seq=1 + number, attempt=1, line=number, type=kinds[number % 5], at=now, body={})
+            for number in range(1, count + 1)
+        ),
+        batch_size=5000,
+    )
+    Job.objects.filter(pk=job.pk).update(last_seq=1 + count)
 
 
 @pytest.mark.parametrize("who", ["stranger", "nobody"])
