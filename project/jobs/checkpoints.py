@@ -69,7 +69,7 @@ def to_resume(job: Job, *, own: Ownership, into: Path, meanwhile: "Slowly[Found]
     Conflict if the job was to start from a certain checkpoint and can't, OSError if the store does not answer.
     """
     rows = usable(job)
-    wanted = None if rows else job.start_checkpoint
+    wanted = None if rows else Checkpoint.objects.select_related("artifact").filter(starts=job).first()
     if wanted is not None:
         rows = [wanted] if wanted.is_usable else []
     found = meanwhile(lambda: first_whole(rows, into)) if rows else Found()

@@ -167,10 +167,16 @@ def _forget(artifact: Artifact) -> None:
 
 def remove_files(row: Checkpoint) -> None:
     """Its folder on this host, and its stored files. Removing them twice is fine."""
-    if row.is_here:
+    if row.is_here and _is_its_own(row):
         files.remove(row.folder)
     if row.artifact is not None:
         artifacts.delete_files(row.artifact.key, [entry["path"] for entry in row.artifact.manifest])
+
+
+def _is_its_own(row: Checkpoint) -> bool:
+    """Whether it lies below its run folder: its path was said by an engine, which may be anybody's code."""
+    runs = Path(settings.RUNS_PATH) / str(row.job_id) / str(row.attempt)
+    return runs.resolve() in row.folder.resolve().parents
 
 
 def forget_artifacts(rows: list[Checkpoint]) -> None:

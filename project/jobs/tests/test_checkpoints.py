@@ -5,9 +5,11 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.files.storage import storages
 from django.utils import timezone
 
 from project.contracts.runs import RunSpec
@@ -18,6 +20,8 @@ from project.jobs.models import Checkpoint, Job, Metric
 from project.jobs.supervisor import Supervisor
 from project.jobs.testing import run_to_end
 from project.jobs.tests.test_launch import launch
+from project.kernel import artifacts
+from project.kernel.models import Artifact
 from project.testing import Cast
 
 
@@ -175,3 +179,81 @@ def test_one_that_a_waiting_job_is_to_start_from_outlives_its_job(cast: Cast) ->
     assert done.state == "succeeded" and resumed_from(done) == last.folder
     keeping.clear_old()
     assert not old.run_folder(1).exists()
+
+
+def stored(row: Checkpoint) -> Checkpoint:
+    """`row` as on another host: its files are in the store, and not here."""
+    row.artifact = artifacts.store_tree(row.folder, workspace=row.job.workspace, kind="checkpoint")
+    row.save()
+    shutil.rmtree(row.folder)
+    return row
+
+
+def test_a_stored_one_is_brought_here(cast: Cast) -> None:
+    job = interrupted(cast)
+    last = stored(job.checkpoints.all()[0])
+    assert (last.state, last.is_usable) == ("stored", True)
+    job = finish(job)
+    assert job.state == "succeeded"
+    assert resumed_from(job) == job.run_folder(2) / "restored" / f"step-{last.step:08d}"
+    assert Metric.objects.filter(job=job, key="loss", attempt=2).earliest("step").step == last.step + 1
+
+
+@pytest.mark.parametrize("damage", ["flip", "delete"])
+def test_a_damaged_stored_one_is_passed_over_too(cast: Cast, damage: str) -> None:
+    job = interrupted(cast)
+    last, before = (stored(row) for row in job.checkpoints.all()[:2])
+    assert last.artifact is not None
+    file = Path(storages["artifacts"].path(f"{last.artifact.key}/state.json"))
+    if damage == "delete":
+        file.unlink()
+    else:
+        file.write_bytes(b"!" + file.read_bytes()[1:])
+    job = finish(job)
+    assert job.state == "succeeded"
+    assert resumed_from(job) == job.run_folder(2) / "restored" / f"step-{before.step:08d}"
+    [said] = warnings(job)
+    assert f"checkpoint at step {last.step} can't be used: its stored copy is damaged" in said
+
+
+def test_a_store_that_does_not_answer_is_no_reason_to_begin_anew(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = interrupted(cast)
+    for row in job.checkpoints.all():
+        stored(row)
+
+    def unreachable(*_: object) -> None:
+        raise ConnectionError("no route to the store")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "download", unreachable)
+        Job.objects.filter(pk=job.pk).update(losses=0)
+        taken = claim(job.queue, host=settings.HOST_NAME, owner=str(Identity.mine()), job_id=job.pk)
+        assert taken is not None
+        Supervisor(taken).run()
+    job.refresh_from_db()
+    assert (job.state, job.attempts.get(number=2).failure_class) == ("queued", "infrastructure")
+    assert not job.checkpoints.exclude(damage="").exists()
+    job = finish(job)
+    assert job.state == "succeeded" and resumed_from(job) is not None
+
+
+def test_of_several_that_wait_for_the_store_the_newest_is_sent_first(
+    cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    upload = artifacts.upload_tree
+
+    def slow(folder: Path, **more: Any) -> Artifact:
+        if not sent:  # until the training is some checkpoints ahead, and the supervisor has written that down
+            ahead, deadline = len(list(folder.parent.iterdir())) + 10, time.monotonic() + 10
+            while len(list(folder.parent.iterdir())) < ahead and time.monotonic() < deadline:
+                time.sleep(0.01)
+        sent.append(int(folder.name.removeprefix("step-")))
+        return upload(folder, **more)
+
+    monkeypatch.setattr(artifacts, "is_shared", lambda: True)
+    monkeypatch.setattr(artifacts, "upload_tree", slow)
+    job = interrupted(cast)
+    assert sent[1] > sent[0] + 2
+    assert {row.step for row in job.checkpoints.exclude(artifact=None)} == set(sent)
+    assert job.checkpoints.all()[0].artifact is not None  # whoever goes on may be on another host
