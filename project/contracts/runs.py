@@ -96,6 +96,7 @@ class Recipe(Protocol):
 
     A recipe may also have
     - `charts = ((title, "key,key", "label,label"), …)`: what its page draws,
+    - `preload = ("package.module", …)`: what `run` imports, for workers to import beforehand,
     - `network = True` and `secrets = ("HUGGINGFACE_TOKEN",)`: what its engine is given,
     - `resumable = True`: a run that goes on from its checkpoint is the same run, bit for bit,
     - `smaller(params) -> params | None`: the same work in less device memory, tried when that runs out,

@@ -19,6 +19,7 @@ from project.jobs.claim import Claim, adopt, claim
 from project.jobs.identity import Identity
 from project.jobs.models import Worker
 from project.jobs.supervisor import Supervisor
+from project.jobs.warming import WarmParent
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._live, name="dispatcher", daemon=True)
         self._beaten_at = -1e9
         self._has_places = False
+        self._warm = WarmParent() if WarmParent.is_wanted(self.queues) else None
 
     def start(self) -> None:
         self._thread.start()
@@ -68,6 +70,8 @@ class Dispatcher:
                 self._wake.clear()
             self._leave()
         finally:
+            if self._warm:
+                self._warm.stop()
             connections.close_all()
 
     def _turn(self) -> None:
@@ -76,6 +80,8 @@ class Dispatcher:
         reaper.kill_left_behind(settings.HOST_NAME)
         if self._draining.is_set():
             return
+        if self._warm:
+            self._warm.tend()
         self._adopt()
         if not self._has_places:
             for queue in self.queues:
@@ -95,7 +101,7 @@ class Dispatcher:
     def _supervise(self, taken: Claim) -> None:
         def work() -> None:
             try:
-                Supervisor(taken, draining=self._draining).run()
+                Supervisor(taken, draining=self._draining, warm=self._warm).run()
             except Exception:  # the job's lease runs out, and somebody goes on with it
                 log.exception("job %s: its supervisor failed", taken.job_id)
             finally:

@@ -11,11 +11,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from django.conf import settings
 
 from project.contracts.runs import Recipe, RunSpec
+from project.jobs.forked import Forked
+
+if TYPE_CHECKING:
+    from project.jobs.warming import WarmParent
 
 KEPT = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
@@ -24,6 +29,7 @@ KEPT = (
 )
 KEPT_FOR_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "HF_ENDPOINT")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+LAST_WORD = 2.0  # seconds in which a warm parent tells how an engine ended, once it has
 SECRETS = {"HUGGINGFACE_TOKEN": "HUGGINGFACE_TOKEN"}  # what a recipe may ask for -> the setting that holds it
 
 
@@ -60,7 +66,9 @@ class Engine:
     `process` is None for one that somebody else started: how it ended can't be seen then, only that it did.
     """
 
-    def __init__(self, pid: int, created: float | None, process: "subprocess.Popen[bytes] | None" = None) -> None:
+    def __init__(
+        self, pid: int, created: float | None, process: "subprocess.Popen[bytes] | Forked | None" = None
+    ) -> None:
         self._process = process
         self.pid, self.created = pid, created
         self._end = select.poll()
@@ -75,47 +83,41 @@ class Engine:
         return cls(pid or 0, created)
 
     @classmethod
-    def start(cls, folder: Path, spec: RunSpec, recipe: Recipe | None) -> "Engine":
-        """Write the spec and start `python -m project.runner`. Its output goes to log.txt, secrets through a pipe."""
+    def start(cls, folder: Path, spec: RunSpec, recipe: Recipe | None, *, warm: "WarmParent | None" = None) -> "Engine":
+        """Write the spec and start an engine: forked from `warm` where that is ready and suits, else from nothing."""
         partial = folder / "spec.json.partial"
         partial.write_text(spec.model_dump_json(indent=2))
         partial.rename(folder / "spec.json")
         beat(folder)
-        env = environment(recipe)
-        secrets = secrets_of(recipe)
-        with (folder / "log.txt").open("ab") as log, _pipe_with(secrets, env) as descriptors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "project.runner", str(folder)],
-                cwd=folder,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                pass_fds=descriptors,
-            )
+        forked = warm.fork(folder, spec, recipe) if warm else None
+        if forked is not None and _begin(forked, folder):
+            return cls(forked.pid, forked.created, forked)
+        process = _start_cold(folder, recipe)
         engine = cls(process.pid, created_at(process.pid), process)
-        (folder / "engine.json").write_text(json.dumps({"pid": engine.pid, "created": engine.created}))
+        _record(folder, engine.pid, engine.created)
         return engine
 
     def ended(self) -> Ended | None:
         """None while the process runs."""
+        code = self._process.poll() if self._process is not None else None
+        if code is not None:
+            return Ended(None, -code) if code < 0 else Ended(code, None)
+        if isinstance(self._process, Forked) and self._process.is_lost:
+            self._process = None
         if self._process is None:
             return None if is_process(self.pid, self.created) else Ended(None, None)
-        code = self._process.poll()
-        if code is None:
-            return None
-        return Ended(None, -code) if code < 0 else Ended(code, None)
+        return None
 
     def wait(self, seconds: float) -> Ended | None:
         """Like `ended`, after waiting for at most `seconds`; costs nothing while it waits."""
         if self._end_descriptor is not None:
-            self._end.poll(seconds * 1000)
-        elif self._process is None:
-            time.sleep(0 if self.ended() else seconds)
-        else:
+            if self._end.poll(seconds * 1000) and isinstance(self._process, Forked):
+                self._process.wait(LAST_WORD)
+        elif isinstance(self._process, subprocess.Popen):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
+        else:
+            time.sleep(0 if self.ended() else seconds)
         return self.ended()
 
     def resident_bytes(self) -> int:
@@ -136,12 +138,45 @@ class Engine:
     def kill(self) -> bool:
         """Kill the whole group and wait until it is gone; false if something survives ten seconds of that."""
         gone = kill_group(self.pid, self.created) if self.pid else True
-        if self._process is not None:
+        if isinstance(self._process, Forked):
+            self._process.wait(LAST_WORD)
+        elif self._process is not None:
             self._process.poll()
         if gone and self._end_descriptor is not None:
             os.close(self._end_descriptor)
             self._end_descriptor = None
         return gone
+
+
+def _begin(forked: Forked, folder: Path) -> bool:
+    """Let a forked engine run, once its folder says which process it is; false when it has died before."""
+    _record(folder, forked.pid, forked.created)
+    try:
+        forked.begin()
+    except OSError:
+        forked.forget()
+        return False
+    return True
+
+
+def _start_cold(folder: Path, recipe: Recipe | None) -> "subprocess.Popen[bytes]":
+    """`python -m project.runner`. Its output goes to log.txt, secrets through a pipe."""
+    env = environment(recipe)
+    with (folder / "log.txt").open("ab") as log, _pipe_with(secrets_of(recipe), env) as descriptors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "project.runner", str(folder)],
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=descriptors,
+        )
+
+
+def _record(folder: Path, pid: int, created: float | None) -> None:
+    (folder / "engine.json").write_text(json.dumps({"pid": pid, "created": created}))
 
 
 def _pidfd(pid: int) -> int | None:

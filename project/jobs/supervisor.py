@@ -38,6 +38,7 @@ from project.jobs.keeping import Keeping
 from project.jobs.models import Job, JobState
 from project.jobs.ownership import OwnershipLost
 from project.jobs.reading import EventReader, final_event, log_tail
+from project.jobs.warming import WarmParent
 from project.kernel import artifacts
 from project.kernel.errors import Problem
 from project.kernel.models import Artifact
@@ -79,9 +80,12 @@ class DatabaseGone(Exception):
 class Supervisor:
     """`draining` set means: this worker goes away; save, stop, and leave the job to another one."""
 
-    def __init__(self, claim: Claim, *, draining: threading.Event | None = None) -> None:
+    def __init__(
+        self, claim: Claim, *, draining: threading.Event | None = None, warm: WarmParent | None = None
+    ) -> None:
         self._own, self._device, self._adopts = claim.own, claim.device, claim.adopted
         self._draining = draining or threading.Event()
+        self._warm = warm
         self._folder = Path(settings.RUNS_PATH) / str(claim.job_id) / str(claim.own.attempt)
         self._ingest = Ingest(claim.own)
         self._keeping = Keeping(claim.own, self._ingest)
@@ -139,7 +143,7 @@ class Supervisor:
     def _started(self, job: Job) -> Engine:
         recipe = _recipe(job)
         host.check_disk(recipe, job)
-        engine = self._engine = Engine.start(self._folder, self._prepare(job), recipe)
+        engine = self._engine = Engine.start(self._folder, self._prepare(job), recipe, warm=self._warm)
         self._surely(lambda: self._note_process(engine))
         return engine
 

@@ -79,9 +79,7 @@ def take_secrets() -> None:
 
 def prepare_environment(spec: RunSpec) -> None:
     """Set what libraries read once, at import: threads, the visible device, reproducible cuBLAS."""
-    if spec.threads:
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
-            os.environ[name] = str(spec.threads)
+    os.environ.update(thread_variables(spec.threads))
     os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(spec.device, os.environ.get("CUDA_VISIBLE_DEVICES"))
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the same numbers as nvidia-smi
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -90,6 +88,12 @@ def prepare_environment(spec: RunSpec) -> None:
     seed = spec.params.get("seed")
     if isinstance(seed, int):
         random.seed(seed)
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """What limits the libraries to so many compute threads; 0 leaves the choice to them."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) if threads else {}
 
 
 def visible_device(device: str, inherited: str | None) -> str:

@@ -28,6 +28,7 @@ name = "evaluate"
 label = "Evaluation"
 eats = (RowKind.CHAT, RowKind.COMPLETION)
 needs: Literal["device"] = "device"
+preload = ("project.modeling.generate", "training.engine.intervals")
 
 TIMED_ROWS = 8
 SAMPLES = 5

@@ -24,6 +24,11 @@ name = "sft"
 label = "Supervised fine-tuning"
 eats = (RowKind.CHAT, RowKind.COMPLETION)
 needs: Literal["device"] = "device"
+preload = (
+    *("training.engine.components.forward", "training.engine.components.model", "training.engine.components.trainer"),
+    *("project.modeling.data", "peft.tuners.lora.bnb", "torch.utils.serialization"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2"),
+)
 resumable = True  # an interrupted run goes on from its checkpoint to the same weights, bit for bit
 charts = (("Loss", "loss,eval_loss", "Training,Held out"), ("Learning rate", "learning_rate", "Learning rate"))
 
