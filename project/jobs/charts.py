@@ -73,14 +73,14 @@ def _thinned(stretches: Iterable[rollups.Stretch], first: int, last: int, px: in
     highs: dict[int, tuple[float, int]] = {}
     count, end = 0, rollups.Stretch(0, 0, 0, 0.0, 0, 0.0, 0)
     for end in stretches:
-        count += end.count
+        count += end.points
         low, high = (end.low, end.low_step), (end.high, end.high_step)
         pixel = (end.low_step - first) // width
         lows[pixel] = min(lows.get(pixel, low), low)
         pixel = (end.high_step - first) // width
         highs[pixel] = max(highs.get(pixel, high), high)
     drawn = {step: value for extremes in (lows, highs) for value, step in extremes.values()}
-    if end.count == 1:
+    if end.points == 1:
         drawn[end.last] = end.low
     steps = sorted(drawn)
     return Series(steps, [drawn[step] for step in steps], count)

@@ -30,7 +30,7 @@ class Stretch(NamedTuple):
     low: float
     high_step: int
     high: float
-    count: int
+    points: int
 
 
 FIELDS = ("first_step", "last_step", "low_step", "low", "high_step", "high", "count")  # a Stretch, in its order
@@ -38,7 +38,7 @@ FIELDS = ("first_step", "last_step", "low_step", "low", "high_step", "high", "co
 
 def width(level: int) -> int:
     """Steps that a stretch of this level spans."""
-    return LEAF * FACTOR**level
+    return int(LEAF * FACTOR**level)
 
 
 def level_for(steps: float) -> int | None:
@@ -143,8 +143,8 @@ def _joined(parts: Iterable[Stretch]) -> Stretch:
     found = list(parts)
     low = min(found, key=lambda part: part.low)
     high = max(found, key=lambda part: part.high)
-    count = sum(part.count for part in found)
-    return Stretch(found[0].first, found[-1].last, low.low_step, low.low, high.high_step, high.high, count)
+    points = sum(part.points for part in found)
+    return Stretch(found[0].first, found[-1].last, low.low_step, low.low, high.high_step, high.high, points)
 
 
 def _runs(buckets: Iterable[int]) -> list[tuple[int, int]]:

@@ -65,7 +65,7 @@ def check(job_id: Any, key: str) -> None:
     for *_, low, high, _count, low_step, high_step in found:
         assert (points[low_step], points[high_step]) == (low, high)
     for level in (None, 0, 1, 2):
-        assert sum(stretch.count for stretch in rollups.read(job_id, key, -1 if level is None else level)) == len(
+        assert sum(stretch.points for stretch in rollups.read(job_id, key, -1 if level is None else level)) == len(
             points
         )
 
