@@ -1,7 +1,7 @@
 """Engine events into the database: in batches, once, and only while the job is ours."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
