@@ -98,7 +98,9 @@ def on_postgres(folder: Path, points: int) -> dict[str, Any]:
     import pgserver
 
     folder.mkdir(parents=True)
-    server = pgserver.get_server(folder / "data", cleanup_mode="stop")
+    server = pgserver.get_server(  # type: ignore[attr-defined]
+        folder / "data", cleanup_mode="stop"
+    )
     try:
         return apart(folder, points, {"DATABASE_URL": server.get_uri()})
     finally:
