@@ -1,9 +1,11 @@
 """The embedded broker: kombu's folder of message files, with whole messages only.
 
 kombu writes a message into its final file name, so a reader may find half of it and the worker dies of that. Here a
-message appears under its name when it is complete, and is taken by renaming it, which only one reader can do.
+message appears under its name when it is complete, and is taken by renaming it, which only one reader can do. A folder
+that was emptied or removed loses messages and nothing else: workers look into the database by themselves.
 """
 
+import logging
 import os
 import uuid
 from pathlib import Path
@@ -14,28 +16,39 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.json import dumps, loads
 
+log = logging.getLogger(__name__)
+
 
 class Channel(filesystem.Channel):  # type: ignore[misc]
     def _put(self, queue: str, message: Any, **_: Any) -> None:  # type: ignore[override]
         folder = Path(self.data_folder_out)
+        folder.mkdir(parents=True, exist_ok=True)
         name = f"{time_ns() // 1_000_000}_{uuid.uuid4()}.{queue}.msg"
         partial = folder / f".{name}"
         partial.write_text(dumps(message))  # type: ignore[no-untyped-call]
         partial.rename(folder / name)
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
-        for name in sorted(os.listdir(self.data_folder_in)):  # noqa: PTH208  (thousands of times an hour)
+        for name in self._names():
             if name.startswith(".") or name.partition(".")[2] != f"{queue}.msg":
                 continue
             mine = Path(self.data_folder_in) / f".taken-{name}"
             try:
                 (Path(self.data_folder_in) / name).rename(mine)
+                payload = mine.read_text()
+                mine.unlink()
+                return loads(payload)  # type: ignore[no-untyped-call]
             except FileNotFoundError:  # somebody else took it
                 continue
-            payload = mine.read_text()
-            mine.unlink()
-            return loads(payload)  # type: ignore[no-untyped-call]
+            except ValueError:  # torn when its host crashed
+                log.warning("queue: the message %s can't be read and is left out", name)
         raise Empty
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self.data_folder_in))  # noqa: PTH208  (thousands of times an hour)
+        except FileNotFoundError:
+            return []
 
 
 class Transport(filesystem.Transport):  # type: ignore[misc]
