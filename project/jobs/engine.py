@@ -220,8 +220,11 @@ def is_process(pid: int | None, created: float | None) -> bool:
     """Is the process with this pid still the one that was created then?"""
     if not pid or created is None:
         return False
-    now = created_at(pid)
-    return now is not None and abs(now - created) < 0.05 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - created) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:  # it may end between two questions
+        return False
 
 
 def group_members(group: int, since: float | None) -> list[psutil.Process]:
