@@ -4,9 +4,11 @@
 
 RUN_DIR holds `spec.json` (a `RunSpec`); the run appends to `events.jsonl` and leaves `checkpoints/` and `artifact/`.
 SIGTERM and SIGINT ask the recipe to stop. Exit code 0 after done or stopped, 1 after a failure, 2 for a spec that
-cannot be read. It knows no Django, no database and no secret, and can be run by hand.
+cannot be read, 3 for a disk so full that not even the failure fits. It knows no Django, no database and no secret, and
+can be run by hand.
 """
 
+import contextlib
 import errno
 import importlib.metadata
 import json
@@ -29,7 +31,7 @@ from project.contracts.runs import RECIPES, RunSpec, StopRequested, UserError
 from project.runner.context import Context
 from project.runner.watch import Watch
 
-EXIT_DONE, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
+EXIT_DONE, EXIT_FAILED, EXIT_UNUSABLE, EXIT_FULL = 0, 1, 2, 3
 DEVICE_MEMORY_MARKS = (
     "DefaultCPUAllocator: ",
     "CUDA out of memory",
@@ -56,15 +58,16 @@ def main(arguments: Sequence[str]) -> int:
     context = Context(folder, spec.model_copy(update={"device": "cuda:0"}) if spec.device != "cpu" else spec)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: context.request_stop())
-    with Watch(context, gpu=os.environ["CUDA_VISIBLE_DEVICES"]):
-        context.started(spec.device, installed_versions())
-        final = run(context)
-    code = EXIT_FAILED if isinstance(final, Failed) else EXIT_DONE
     try:
+        with Watch(context, gpu=os.environ["CUDA_VISIBLE_DEVICES"]):
+            context.started(spec.device, installed_versions())
+            final = run(context)
         context.emit(final)
+        code = EXIT_FAILED if isinstance(final, Failed) else EXIT_DONE
     except OSError as error:  # the disk is so full that the reason itself does not fit
-        sys.stderr.write(f"the outcome could not be written: {error}: {final}\n")
-        code = EXIT_FAILED
+        code = EXIT_FULL if is_storage_full(error) else EXIT_FAILED
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"the outcome could not be written: {error}\n")
     _leave_soon(code)
     return code
 
@@ -125,8 +128,9 @@ def run(context: Context) -> Event:
         return _stopped(context)
     except BaseException as error:  # whatever it is, somebody waits for the reason
         if not isinstance(error, UserError | ValidationError | UnknownPlugin):
-            traceback.print_exc()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # the log's disk may be full
+                traceback.print_exc()
+                sys.stderr.flush()
         return failure_of(error)
     if context.outcome is not None:
         return context.outcome
