@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from uuid import UUID
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, connections
@@ -32,7 +33,7 @@ class Dispatcher:
         self.queues = sorted(queues)
         self._wake = threading.Event()
         self._draining = threading.Event()
-        self._supervisors: list[threading.Thread] = []
+        self._supervised: dict[threading.Thread, UUID] = {}
         self._thread = threading.Thread(target=self._live, name="dispatcher", daemon=True)
         self._beaten_at = -1e9
         self._has_places = False
@@ -83,6 +84,8 @@ class Dispatcher:
         if self._warm:
             self._warm.tend()
         self._adopt()
+        self._running()
+        reaper.recover_strays(str(self.identity), supervised=self._supervised.values())
         if not self._has_places:
             for queue in self.queues:
                 slots.ensure(settings.HOST_NAME, queue)
@@ -102,19 +105,19 @@ class Dispatcher:
         def work() -> None:
             try:
                 Supervisor(taken, draining=self._draining, warm=self._warm).run()
-            except Exception:  # the job's lease runs out, and somebody goes on with it
+            except Exception:  # our next turn finds the job without a supervisor
                 log.exception("job %s: its supervisor failed", taken.job_id)
             finally:
                 connections.close_all()
                 self.wake()
 
         thread = threading.Thread(target=work, name=f"job {taken.job_id}", daemon=True)
-        self._supervisors.append(thread)
         thread.start()
+        self._supervised[thread] = taken.job_id
 
     def _running(self) -> bool:
-        self._supervisors = [thread for thread in self._supervisors if thread.is_alive()]
-        return bool(self._supervisors)
+        self._supervised = {thread: job for thread, job in self._supervised.items() if thread.is_alive()}
+        return bool(self._supervised)
 
     def _say_alive(self) -> None:
         if time.monotonic() - self._beaten_at < settings.JOB_BEAT and not self._draining.is_set():

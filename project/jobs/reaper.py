@@ -1,7 +1,9 @@
 """Finding jobs whose worker is gone, and ending what it left behind. Any number of reapers may run at once."""
 
 import logging
+from collections.abc import Iterable
 from datetime import timedelta
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -71,7 +73,19 @@ def recover_host(host: str) -> int:
     recovered = 0
     for attempt in orphans(host):
         if _kill(attempt):
-            recovered += _requeue(Ownership(attempt.job_id, attempt.number, attempt.owner), host)
+            own = Ownership(attempt.job_id, attempt.number, attempt.owner)
+            recovered += _requeue(own, f"Its worker on {host} died.")
+    return recovered
+
+
+def recover_strays(owner: str, *, supervised: Iterable[UUID]) -> int:
+    """Queue again what living `owner` holds and nobody there works on: its supervisor failed, or a claim was committed
+    and the answer lost. Only `owner` itself can know that. Returns how many jobs."""
+    recovered = 0
+    for job in Job.objects.filter(lease_owner=owner, state__in=ACTIVE).exclude(pk__in=supervised):
+        attempt = job.attempts.get(number=job.attempt)
+        if _kill(attempt):
+            recovered += _requeue(Ownership(job.pk, job.attempt, owner), f"Its supervisor on {attempt.host} failed.")
     return recovered
 
 
@@ -89,11 +103,11 @@ def _kill(attempt: JobAttempt) -> bool:
     return gone
 
 
-def _requeue(own: Ownership, host: str) -> bool:
+def _requeue(own: Ownership, why: str) -> bool:
     with transaction.atomic():
         job = journal.locked(own.rows())
         if job is None:
             return False
-        log.warning("job %s: the worker of attempt %s died", job.pk, job.attempt)
-        ending.lose(job, f"Its worker on {host} died.", exit=Exit(gone=True))
+        log.warning("job %s: attempt %s is lost: %s", job.pk, job.attempt, why)
+        ending.lose(job, why, exit=Exit(gone=True))
     return True
