@@ -42,6 +42,7 @@ from project.jobs.warming import WarmParent
 from project.kernel import artifacts
 from project.kernel.errors import Problem
 from project.kernel.models import Artifact
+from project.runner.process import EXIT_FULL
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -53,7 +54,6 @@ LOOK = 1.0  # seconds between two looks at the job's flags
 LOG_EVERY = 5.0  # seconds between two copies of the log's tail
 LOG_BYTES = 16 * 1024
 EVIDENCE = 20  # lines of the log shown with a failure
-STORING = "storing"  # marks a run folder whose result is being moved into the store
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ class Supervisor:
         try:
             engine = self._engine = self._adopted(job) if self._adopts else self._started(job)
         except (NothingToAdopt, Problem, OSError) as error:
+            if self._adopts:
+                self._read_the_rest()  # what was said before it died, above all its last checkpoint
             self._fail(_why_it_could_not_start(error), Exit(gone=True))
             return
         self._limits = Limits(job.time_limit, job.memory_limit, job.worked)
@@ -150,12 +152,12 @@ class Supervisor:
     def _adopted(self, job: Job) -> Engine:
         """The engine of this attempt, whose worker died: follow it from the line where that one stopped."""
         attempt = self._surely(lambda: self._own.attempt_rows().get())
+        self._reader = EventReader(self._folder / "events.jsonl", lines=attempt.lines, offset=attempt.line_bytes)
         engine = Engine.of_run(self._folder, attempt.pid, attempt.process_created)
         if engine.ended() is not None and final_event(self._folder / "events.jsonl") is None:
             engine.kill()
             raise NothingToAdopt(f"Its worker on {attempt.host} died.")
         self._begun -= max(0.0, (timezone.now() - attempt.started_at).total_seconds())
-        self._reader = EventReader(self._folder / "events.jsonl", lines=attempt.lines, offset=attempt.line_bytes)
         beat(self._folder)
         return engine
 
@@ -305,6 +307,8 @@ class Supervisor:
     def _conclude(self, job: Job, ended: Ended, exit: Exit, *, host_was_full: bool) -> None:
         """Write how it ended. Finished work counts even if somebody wanted to stop it at the last moment."""
         final = self._final or final_event(self._folder / "events.jsonl")  # the worker before us may have read it
+        if not isinstance(final, Done):  # half a result is of no use, and may be what has filled the disk
+            shutil.rmtree(self._folder / "artifact", ignore_errors=True)
         match final:
             case Done() as done if exit.code in (0, None) and exit.signal is None:
                 self._succeed(job, done, exit)
@@ -347,8 +351,8 @@ class Supervisor:
         except Problem as problem:
             why = Failure(FailureClass.USER_ERROR, problem.detail, "The work itself is done; its files are kept.")
             self._fail(why, exit, artifact)
-        except OwnershipLost:
-            if artifact:
+        except OwnershipLost:  # or it was committed, and the connection broke before we were told
+            if artifact and not self._surely(lambda: Artifact.objects.filter(pk=artifact.pk).exists()):
                 artifacts.delete_files(artifact.key, [entry["path"] for entry in artifact.manifest])
             raise
         except (DatabaseGone, OperationalError, InterfaceError):
@@ -361,9 +365,8 @@ class Supervisor:
 
     def _store(self, job: Job, folder: Path) -> Artifact:
         """Upload and verify, without the row, while the lease goes on."""
-        if (self._folder / STORING).exists():
+        if not folder.is_dir():  # taken over by a store on the same disk, for an artifact that has no row
             raise OSError(f"The worker before this one died while it stored {folder.name}")
-        (self._folder / STORING).touch()
         return self._meanwhile(
             lambda: artifacts.upload_tree(
                 folder, workspace=job.workspace, kind=job.recipe[:30], created_by=job.created_by, move=True
@@ -390,6 +393,9 @@ class Supervisor:
             message = "The host ran out of memory, and its kernel killed the engine."
             hint = "Use a smaller batch or shorter sequences, run fewer jobs at once, or use a larger host."
             return Failure(FailureClass.HOST_MEMORY, message, hint, lines=lines)
+        if ended.code == EXIT_FULL:
+            message = "The disk is full, and not even the reason could be written."
+            return Failure(FailureClass.STORAGE_FULL, message, "Free space, then retry.", lines=lines)
         if ended.signal in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):  # nobody does that to itself
             name = signal.Signals(ended.signal).name
             hint = (
@@ -515,7 +521,8 @@ def _why_it_could_not_be_stored(error: Exception) -> Failure:
 
 
 def _disk(error: Exception) -> Failure | None:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in str(error):  # a copied folder's errors come as one without a number
         return Failure(FailureClass.STORAGE_FULL, f"The disk is full: {error}", "Free space, then retry.")
     return None
 
