@@ -67,6 +67,9 @@ def _run(stack: Any, settings: Any, blocker: Any) -> Iterator[Any]:
     from project.jobs.tests.stack import BEAT, LEASE, SWEEP, connected
 
     settings.RUNS_PATH = stack.data / "runs"
+    options = {"location": str(stack.data / "artifacts")}
+    store = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": options}
+    settings.STORAGES = {**settings.STORAGES, "artifacts": store}
     settings.JOB_LEASE, settings.JOB_BEAT, settings.JOB_SWEEP = LEASE, BEAT, SWEEP
     with blocker.unblock(), connected(stack):
         try:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,30 +87,39 @@ class Stack:
             app.send_task("jobs.run_job", args=[str(job.pk)], queue=job.queue, ignore_result=True)
         app.close()
 
-    def launch(self, recipe: str = "count", **params: Any) -> Job:
+    def launch(
+        self, recipe: str = "count", *, start: bool = True, limits: Mapping[str, int] = {}, **params: Any
+    ) -> Job:
         workspace = Workspace.objects.get_or_create(slug="acme", defaults={"name": "Acme"})[0]
         by = Actor.system("test", workspace)
-        return jobs.launch(recipe, params, workspace=workspace, by=by, title=f"{recipe} {params}")
+        return jobs.launch(
+            recipe, params, workspace=workspace, by=by, title=f"{recipe} {params}", start=start, **limits
+        )
 
     def logs(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.data.glob("process-*.log")))
 
+    def living(self) -> "list[subprocess.Popen[bytes]]":
+        """What was started here and still runs."""
+        return [process for process in self.processes if process.poll() is None]
+
     def stop(self) -> None:
         for process in self.processes:
             if process.poll() is None:
-                with_children = [process, *_descendants(process.pid)]
+                with_children = [process, *children_of(process.pid)]
                 for each in with_children:
                     _quietly(each.send_signal, signal.SIGCONT)
                     _quietly(each.kill)
                 process.wait(10)
-        for running in engines_in(self.data):
+        for running in processes_below(self.data):
             _quietly(running.kill)
 
 
 _APP = ("-A", "project.celery", "-q")
 
 
-def _descendants(pid: int) -> list[psutil.Process]:
+def children_of(pid: int) -> list[psutil.Process]:
+    """What the process has started, and what that has started."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.Error:
@@ -132,6 +141,19 @@ def engines_in(folder: Path) -> list[psutil.Process]:
                 found.append(process)
         except psutil.Error:
             continue
+    return found
+
+
+def processes_below(folder: Path) -> list[psutil.Process]:
+    """Living processes that have to do with `folder`: by their command line, place or environment. Not this one."""
+    found, name = [], str(folder)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()  # a zombie has none
+            if words and process.pid != os.getpid():
+                words = [*words, process.cwd(), process.environ().get("DATA_PATH", "")]
+                if any(word.startswith(name) for word in words):
+                    found.append(process)
     return found
 
 
@@ -172,6 +194,8 @@ def connected(stack: Stack) -> Iterator[None]:
         }
     os.environ["STACK_DATABASE_URL"] = stack.database_url
     config = {**own.settings_dict, **env.database("STACK_DATABASE_URL", default)}
+    _config.clear()
+    _config.update(config)
     connection: BaseDatabaseWrapper = _wrapper(config)
     connections["default"] = connection
     try:
@@ -179,6 +203,20 @@ def connected(stack: Stack) -> Iterator[None]:
     finally:
         connection.close()
         connections["default"] = own
+
+
+@contextmanager
+def own_connection() -> Iterator[None]:
+    """Let a thread beside the test's own talk to the same database; `connected` reaches one thread only."""
+    connection = _wrapper(_config)
+    connections["default"] = connection
+    try:
+        yield
+    finally:
+        connection.close()
+
+
+_config: dict[str, Any] = {}
 
 
 def _wrapper(config: dict[str, Any]) -> BaseDatabaseWrapper:

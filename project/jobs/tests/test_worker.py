@@ -19,19 +19,9 @@ from project.jobs import reaper
 from project.jobs.actions import jobs
 from project.jobs.models import DeviceSlot, Job, JobAttempt, Metric, Worker
 from project.jobs.retries import BUDGETS
+from project.jobs.tests.promises import check_promises
 from project.jobs.tests.stack import LEASE, ROOT, Stack, ended, engines_in, stepping, until
 from project.kernel.access import Actor
-
-
-def check_promises(stack: Stack) -> None:
-    """What must hold once every job has ended, whatever happened on the way."""
-    for job in Job.objects.all():
-        assert job.is_terminal, job
-        assert list(job.events.values_list("seq", flat=True)) == list(range(1, job.last_seq + 1))
-        assert job.attempts.filter(outcome="succeeded").count() == (job.state == "succeeded")
-        assert not job.attempts.filter(outcome="running").exists()
-    assert not DeviceSlot.objects.exclude(job=None).exists()
-    assert engines_in(stack.data) == []
 
 
 def actor(job: Job) -> Actor:

@@ -43,4 +43,5 @@ def run(params: Params, ctx: RunContext) -> None:
             if params.keep_checkpoints:
                 checkpoints.prune(ctx.checkpoints, keep=params.keep_checkpoints)
     (ctx.artifact / "count.txt").write_text(str(params.steps))
+    (ctx.artifact / "attempt.txt").write_text(str(ctx.spec.attempt))
     ctx.done(artifact=True, counted=params.steps)
