@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup start demo test test-fast test-services lint lock clean
+.PHONY: help setup start demo test test-fast test-services soak lint lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -31,6 +31,9 @@ test: $(STAMP) ## everything, on SQLite and on real PostgreSQL and Redis
 
 test-fast: $(STAMP) ## what takes less than five minutes
 	$(BIN)/python -m pytest -m "not full" $(PYTEST)
+
+soak: $(STAMP) ## random faults on real PostgreSQL and Redis; SECONDS=1800 SEED=7
+	$(BIN)/python -m project.jobs.tests.soak --seconds $(or $(SECONDS),1800) $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP) ## ruff, mypy, import contracts, migrations
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ os.environ["TUNELOOP_EXTRA_RECIPES"] = ",".join(dict.fromkeys([*_named, *_PACKAG
 RECIPES.__dict__.pop("_found", None)  # an app may have looked for recipes when Django started
 
 
-def _migrate(**environment: str) -> None:
+def migrate(**environment: str) -> None:
     root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "manage.py", "migrate", "-v", "0"]
     clean = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
@@ -30,7 +30,7 @@ def _migrate(**environment: str) -> None:
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file to copy."""
     folder = tmp_path_factory.mktemp("migrated")
-    _migrate(DATA_PATH=str(folder))
+    migrate(DATA_PATH=str(folder))
     return folder / "db.sqlite3"
 
 
@@ -59,21 +59,28 @@ def services(postgres_url: str, redis_url: str, tmp_path: Path, settings: Any, d
     url = f"{head.rpartition('/')[0]}/{name}{'?' if query else ''}{query}"
     data = tmp_path / "data"
     data.mkdir()
-    _migrate(DATA_PATH=str(data), DATABASE_URL=url)
+    migrate(DATA_PATH=str(data), DATABASE_URL=url)
     yield from _run(Stack(data, url, redis_url), settings, django_db_blocker)
 
 
 def _run(stack: Any, settings: Any, blocker: Any) -> Iterator[Any]:
-    from project.jobs.tests.stack import BEAT, LEASE, SWEEP, connected
+    from project.jobs.tests.stack import connected
 
-    settings.RUNS_PATH = stack.data / "runs"
-    options = {"location": str(stack.data / "artifacts")}
-    store = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": options}
-    settings.STORAGES = {**settings.STORAGES, "artifacts": store}
-    settings.JOB_LEASE, settings.JOB_BEAT, settings.JOB_SWEEP = LEASE, BEAT, SWEEP
+    prepare(stack, settings)
     with blocker.unblock(), connected(stack):
         try:
             yield stack
         finally:
             stack.stop()
             print(stack.logs()[-5000:])  # shown when the test fails
+
+
+def prepare(stack: Any, settings: Any) -> None:
+    """Let this process know the stack's folders and times."""
+    from project.jobs.tests.stack import BEAT, LEASE, SWEEP
+
+    settings.RUNS_PATH = stack.data / "runs"
+    options = {"location": str(stack.data / "artifacts")}
+    store = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": options}
+    settings.STORAGES = {**settings.STORAGES, "artifacts": store}
+    settings.JOB_LEASE, settings.JOB_BEAT, settings.JOB_SWEEP = LEASE, BEAT, SWEEP
