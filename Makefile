@@ -35,6 +35,9 @@ test-fast: $(STAMP) ## what takes less than five minutes
 soak: $(STAMP) ## random faults on real PostgreSQL and Redis; SECONDS=1800 SEED=7
 	$(BIN)/python -m project.jobs.tests.soak --seconds $(or $(SECONDS),1800) $(if $(SEED),--seed $(SEED))
 
+bench: $(STAMP) ## everything under benchmarks/, one after the other; results in benchmarks/results
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
 lint: $(STAMP) ## ruff, mypy, import contracts, migrations
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
