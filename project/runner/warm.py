@@ -22,6 +22,7 @@ import json
 import os
 import random
 import selectors
+import signal
 import socket
 import sys
 import traceback
@@ -35,6 +36,7 @@ from project.runner.process import main
 
 GO = b"go"
 LONGEST_MESSAGE = 64 * 1024
+PR_SET_PDEATHSIG = 1  # prctl(2)
 HEAVY = ("torch", "transformers", "peft", "trl")
 
 
@@ -168,8 +170,14 @@ def name_process(arguments: list[str]) -> None:
         ctypes.memmove(start, b" " * (end - start - len(line)) + line, end - start)
 
 
+def end_with_worker() -> None:
+    """Be killed when the thread that started us is gone, also while we import; a fork does not inherit that."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def run(descriptor: int) -> None:
     """Import, say that we are ready, serve."""
+    end_with_worker()
     with socket.socket(fileno=descriptor) as control:
         control.set_inheritable(False)
         facts = prepare()
