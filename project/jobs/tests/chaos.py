@@ -82,12 +82,13 @@ class Chaos:
     # --- work
 
     def submit(self, count: int = 1, recipe: str = "count", **params: Any) -> list[Job]:
-        """Jobs of half a second to three seconds that save every ten steps."""
+        """Jobs of one or two seconds that save every ten steps. `recipe` '' takes any that counts."""
         launched = []
         for _ in range(count):
             steps = self.random.randrange(20, 61)
+            chosen = recipe or self.random.choice(["count", "tally"])
             given = {"steps": steps, "pause": 0.03, "checkpoint_every": 10, **params}
-            launched.append(patiently(lambda given=given: self.stack.launch(recipe, **given)))  # type: ignore[misc]
+            launched.append(patiently(lambda chosen=chosen, given=given: self.stack.launch(chosen, **given)))  # type: ignore[misc]
         return launched
 
     def keep_workers(self) -> None:

@@ -12,6 +12,7 @@ from project.jobs.models import TERMINAL, DeviceSlot, Job, JobAttempt, JobEvent,
 from project.jobs.tests.stack import Stack, children_of, processes_below
 from project.kernel import artifacts
 
+COUNTING = ("count", "tally", "fragile")  # say 1/step at each step, and who made the result
 SLACK = 0.1  # seconds between the engine's clock and the database's, which are one clock here
 
 
@@ -96,7 +97,7 @@ def _end(attempt: JobAttempt) -> "timezone.datetime":
 
 def _check_artifact(job: Job) -> None:
     """Promise 4: what succeeded left a result that verifies and that its last try made."""
-    if job.state != "succeeded" or job.recipe != "count":
+    if job.state != "succeeded" or job.recipe not in COUNTING:
         return
     promise(4, job.artifact is not None, job, "it has no artifact")
     assert job.artifact is not None
@@ -107,7 +108,7 @@ def _check_artifact(job: Job) -> None:
 
 
 def _check_metrics(job: Job) -> None:
-    """Promises 5 and 8: `count` says 1/step at each step; readers see each once, from the first to the last."""
+    """Promises 5 and 8: a loss of 1/step at each step; readers see each once, from the first to the last."""
     ends = {attempt.number: _end(attempt) for attempt in job.attempts.all()}
     late = [
         (row.key, row.step, row.attempt)
@@ -115,7 +116,7 @@ def _check_metrics(job: Job) -> None:
         if (row.at - ends[row.attempt]).total_seconds() > SLACK
     ]
     promise(5, not late, job, f"numbers that are later than the end of their try: {late[:5]}")
-    if job.recipe != "count":
+    if job.recipe not in COUNTING:
         return
     drawn = charts.series(job, ["loss"], px=5000)["loss"]
     steps = list(drawn.steps)
@@ -159,7 +160,7 @@ def _check_processes(stack: Stack) -> None:
     for process in processes_below(stack.data):
         try:
             line = process.cmdline()
-            engine = any(str(stack.data / "runs") in part for part in [*line, process.cwd()])
+            engine = any(part.startswith(f"{stack.data / 'runs'}/") for part in [*line, process.cwd()])
             promise(10, not engine, f"process {process.pid}", f"an engine is left: {' '.join(line)}")
             promise(10, process.pid in allowed, f"process {process.pid}", f"belongs to nobody: {' '.join(line)}")
         except psutil.Error:

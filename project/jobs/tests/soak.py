@@ -42,7 +42,7 @@ WEIGHTS = {
     "restart_database": 1,
 }
 MOST_OPEN = 12  # jobs; more are submitted when there are fewer
-ENVIRONMENT = {"JOB_GRACE": "30", "MAX_CPU_JOBS": "2"}
+ENVIRONMENT = {"queues": "cpu,gpu", "JOB_GRACE": "30", "MAX_CPU_JOBS": "2", "MAX_TRAINING_JOBS": "2"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def step(chaos: "Chaos") -> None:
 
     chaos.wait(0.1, 2.0)
     if patiently(Job.objects.exclude(state__in=TERMINAL).count) < MOST_OPEN:
-        chaos.submit(chaos.random.randrange(1, 5))
+        chaos.submit(chaos.random.randrange(1, 5), recipe="")
     [name] = chaos.random.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))
     getattr(chaos, name)()
     chaos.keep_workers()

@@ -5,7 +5,9 @@ FAULT_SEED=1,2,3 runs each test with these seeds; the seed of a failed test is i
 
 import threading
 from collections import Counter
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from project.jobs import reaper
@@ -14,7 +16,7 @@ from project.jobs.models import Job, Metric
 from project.jobs.tests.chaos import Chaos, actor, is_over, patiently, seeds
 from project.jobs.tests.promises import check_promises
 from project.jobs.tests.servers import Postgres, Redis
-from project.jobs.tests.stack import LEASE, Stack, ended, engines_in, stepping, until
+from project.jobs.tests.stack import LEASE, Stack, ended, engines_in, processes_below, stepping, until
 
 pytestmark = pytest.mark.full
 INTERVAL = 10  # steps between two checkpoints
@@ -175,16 +177,16 @@ from project.kernel.models import Workspace
 workspace = Workspace.objects.get(slug="acme")
 by = Actor.system("test", workspace)
 for number in range({count}):
-    jobs.launch("count", {{"steps": 1}}, workspace=workspace, by=by, title=f"burst {{number}}")
+    jobs.launch("{recipe}", {{"steps": 1}}, workspace=workspace, by=by, title=f"burst {{number}}")
 print("submitted")
 """
 
 
-def submit_burst(stack: Stack, count: int, times: int) -> None:
+def submit_burst(stack: Stack, count: int, times: int, recipe: str = "count") -> None:
     """From processes with the stack's own broker: their rings are real ones."""
-    stack.launch(steps=1)  # makes the workspace
+    stack.launch(recipe, steps=1)  # makes the workspace
     for _ in range(times):
-        stack.manage("shell", "-c", SUBMIT.format(count=count // times))
+        stack.manage("shell", "-c", SUBMIT.format(count=count // times, recipe=recipe))
 
 
 @pytest.mark.parametrize("seed", seeds(1106))
@@ -193,9 +195,9 @@ def test_a_broker_that_is_killed_and_emptied_during_a_burst(services: Stack, see
     redis.start()
     services.redis_url = redis.url
     try:
-        chaos = Chaos(services, seed, size=1, more={"MAX_CPU_JOBS": "8"}, redis=redis)
+        chaos = Chaos(services, seed, size=1, more={"queues": "gpu", "MAX_TRAINING_JOBS": "8"}, redis=redis)
         services.beat()
-        submit_burst(services, 200, times=2)
+        submit_burst(services, 200, times=2, recipe="tally")
         senders = services.processes[-2:]
         until(lambda: Job.objects.count() > 20, "the burst")
         chaos.lose_messages()
@@ -253,11 +255,42 @@ def test_a_database_that_crashes_at_random_moments(services: Stack, seed: int) -
     check_promises(services)
 
 
+@pytest.mark.parametrize("seed", seeds(1109))
+def test_engines_of_a_warm_parent_survive_the_same(stack: Stack, seed: int) -> None:
+    """The parent dies with its worker, and its engines are taken over like all others."""
+    chaos = Chaos(stack, seed, size=1, more={"queues": "gpu", "MAX_TRAINING_JOBS": "3"})
+    [first] = chaos.submit(recipe="tally", steps=1, pause=0.0)
+    until(lambda: _warm_parents(stack), "a warm parent")
+    ended(first)
+    submitted = chaos.submit(4, recipe="tally", steps=100, pause=0.04)
+    stepping(submitted[0], 5)
+    for fault in chaos.random.sample([chaos.kill_engine, chaos.kill_worker, chaos.kill_both], 3):
+        fault()
+        until(lambda: len(_warm_parents(stack)) <= len(stack.living()), "the end of a dead worker's parent", 10)
+        chaos.keep_workers()
+        chaos.wait(0.5, 1.5)
+    chaos.finish()
+    for job in submitted:
+        job.refresh_from_db()
+        assert job.state == "succeeded", job.failure_message
+        check_little_was_lost(job)
+    check_promises(stack)
+
+
+def _warm_parents(stack: Stack) -> "list[psutil.Process]":
+    found = []
+    for process in processes_below(stack.data):
+        with suppress(psutil.Error):
+            if "project.runner.warm" in process.cmdline():
+                found.append(process)
+    return found
+
+
 def test_a_database_that_is_away_for_longer_than_anybody_waits(services: Stack) -> None:
     """The only worker gives its job up, and goes on with it when the database is back."""
     worker = services.worker()
     services.beat()
-    job = services.launch(steps=150, pause=0.1, checkpoint_every=10)
+    job = services.launch(steps=100, pause=0.05, checkpoint_every=10)
     attempt = stepping(job, 15)
     server = Postgres(services.database_url)
     server.crash()
