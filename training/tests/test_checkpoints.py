@@ -94,8 +94,8 @@ def test_what_can_not_be_registered_says_why(cast: Cast, tuned: Job) -> None:
 def test_the_page_offers_both_and_the_button_makes_the_job(cast: Cast, tuned: Job) -> None:
     page = cast.page("teammate")
     shown = page.get(f"/jobs/{tuned.pk}/").content.decode()
-    assert shown.count("Make a version") == shown.count("Go on from here") == 2
-    assert "Make a version" not in cast.page("viewer").get(f"/jobs/{tuned.pk}/").content.decode()
+    assert shown.count(">Register<") == shown.count(">Go on<") == 2
+    assert "/register/" not in cast.page("viewer").get(f"/jobs/{tuned.pk}/").content.decode()
     answer = page.post(f"/jobs/{tuned.pk}/checkpoints/2/register/")
     made = Job.objects.get(recipe="register-checkpoint")
     assert answer.headers["Location"] == f"/jobs/{made.pk}/" and made.start_checkpoint == tuned.checkpoints.get(step=2)
