@@ -37,6 +37,9 @@ def follow(job: Job, *, by: Actor, to: IO[str], quiet: bool = False) -> Job:
 
     Without a worker it runs here, and Ctrl-C cancels it. With one, Ctrl-C only stops watching.
     """
+    job.refresh_from_db()
+    if job.is_terminal:
+        return job
     console = Console(file=to, quiet=quiet)
     here = not has_worker(job.queue)
     with _running_here(job) if here else _watching() as ended:
