@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--cold-jobs", type=int, default=3, help="cold jobs per stack, and plain scripts")
     parser.add_argument("--one", nargs=3, metavar=("MODE", "JOBS", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leave no service and no worker behind
     if options.one:
         mode, jobs, folder = options.one
         print(json.dumps(measure(mode, int(jobs), Path(folder))))
@@ -76,7 +78,8 @@ def main() -> None:
             with services(folder) if stack == "services" else without_services() as environment:
                 for mode, jobs in (("cold", options.cold_jobs), ("warm", options.jobs)):
                     found[f"{stack} {mode}"] = in_a_process(mode, jobs, folder, folder / f"{stack}-{mode}", environment)
-    write(found)
+                    write(found)
+    print((RESULTS / "job_start.md").read_text())
 
 
 def make_inputs(folder: Path) -> None:
@@ -153,8 +156,15 @@ def in_a_process(mode: str, jobs: int, inputs: Path, data: Path, services: dict[
         environment |= {"REDIS_URL": services["REDIS_URL"], "DATABASE_URL": new_database(services["postgres"], mode)}
     subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, env=environment, check=True)
     command = [sys.executable, str(Path(__file__)), "--one", mode, str(jobs), str(inputs)]
-    said = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(said.stdout.splitlines()[-1]))
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        said, _ = process.communicate()
+    finally:
+        process.terminate()  # it stops its worker
+        process.wait()
+    if process.returncode:
+        raise RuntimeError(f"measuring {mode} jobs failed; what was measured before is written")
+    return dict(json.loads(said.splitlines()[-1]))
 
 
 def new_database(url: str, name: str) -> str:
@@ -297,7 +307,6 @@ def write(found: dict[str, dict[str, Any]]) -> None:
             medians = (statistics.median(stage[key] for stage in result["stages"]) for key in stages)
             lines.append(f"| {name} | " + " | ".join(f"{median:.2f}" for median in medians) + " |")
     (RESULTS / "job_start.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":
