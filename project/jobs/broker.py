@@ -30,7 +30,7 @@ class Channel(filesystem.Channel):  # type: ignore[misc]
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
         for name in self._names():
-            if name.startswith(".") or name.partition(".")[2] != f"{queue}.msg":
+            if not _is_for(queue, name):
                 continue
             mine = Path(self.data_folder_in) / f".taken-{name}"
             try:
@@ -44,11 +44,18 @@ class Channel(filesystem.Channel):  # type: ignore[misc]
                 log.warning("queue: the message %s can't be read and is left out", name)
         raise Empty
 
+    def _size(self, queue: str) -> int:
+        return sum(_is_for(queue, name) for name in self._names())
+
     def _names(self) -> list[str]:
         try:
             return sorted(os.listdir(self.data_folder_in))  # noqa: PTH208  (thousands of times an hour)
         except FileNotFoundError:
             return []
+
+
+def _is_for(queue: str, name: str) -> bool:
+    return not name.startswith(".") and name.partition(".")[2] == f"{queue}.msg"
 
 
 class Transport(filesystem.Transport):  # type: ignore[misc]
