@@ -21,6 +21,7 @@ import importlib
 import json
 import os
 import random
+import select
 import selectors
 import signal
 import socket
@@ -175,11 +176,19 @@ def end_with_worker() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _has_gone(control: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(control, select.POLLHUP)
+    return bool(poll.poll(0))
+
+
 def run(descriptor: int) -> None:
     """Import, say that we are ready, serve."""
-    end_with_worker()
+    end_with_worker()  # it may have ended before
     with socket.socket(fileno=descriptor) as control:
         control.set_inheritable(False)
+        if _has_gone(control):
+            return
         facts = prepare()
         try:
             control.send(json.dumps(facts).encode())
