@@ -1,5 +1,6 @@
 """The ten promises of the jobs machinery, checked against the tables, the store and the process list."""
 
+import time
 from collections import Counter
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from project.jobs.tests.stack import Stack, children_of, processes_below
 from project.kernel import artifacts
 
 COUNTING = ("count", "tally", "fragile")  # say 1/step at each step, and who made the result
+LAST_BREATH = 10.0  # seconds
 SLACK = 0.1  # seconds between the engine's clock and the database's, which are one clock here
 
 
@@ -154,17 +156,30 @@ def _check_places() -> None:
 
 
 def _check_processes(stack: Stack) -> None:
-    """Promise 10: no engine is left, and nothing else but living workers and what belongs to them."""
+    """Promise 10: no engine is left, and nothing else but living workers and what belongs to them.
+
+    What was killed a moment ago may take some seconds to be gone.
+    """
+    deadline = time.monotonic() + LAST_BREATH
+    while left := _strangers(stack):
+        promise(10, time.monotonic() < deadline, "processes", f"are left: {left}")
+        time.sleep(0.2)
+
+
+def _strangers(stack: Stack) -> list[str]:
+    """Engines, and processes that belong to no living worker, by their command lines."""
+    found = []
     living = [process.pid for process in stack.processes if process.poll() is None]
     allowed = set(living) | {child.pid for pid in living for child in children_of(pid)}
     for process in processes_below(stack.data):
         try:
             line = process.cmdline()
             engine = any(part.startswith(f"{stack.data / 'runs'}/") for part in [*line, process.cwd()])
-            promise(10, not engine, f"process {process.pid}", f"an engine is left: {' '.join(line)}")
-            promise(10, process.pid in allowed, f"process {process.pid}", f"belongs to nobody: {' '.join(line)}")
+            if engine or process.pid not in allowed:
+                found.append(f"{process.pid}: {' '.join(line).strip()}")
         except psutil.Error:
             continue
+    return found
 
 
 __all__ = ["BrokenPromise", "check_promises", "promise"]
