@@ -14,7 +14,7 @@ from project.contracts.events import Metrics, Progress, Started
 from project.jobs import journal, policy, rollups
 from project.jobs.models import Checkpoint, Job, JobAttempt, JobEvent
 from project.jobs.models.job import as_time
-from project.jobs.ownership import Ownership, lease_end
+from project.jobs.ownership import WISHES, Ownership, lease_end
 from project.jobs.reading import Line
 from project.jobs.rollups import upsert
 
@@ -87,7 +87,7 @@ class Ingest:
                     self._waiting.events.append(self._event(line))
 
     def flush(self, **attempt_fields: Any) -> Job:
-        """Write everything that waits in one transaction, which also renews the lease.
+        """Write everything that waits in one transaction, which also renews the lease. Returns the job with its wishes.
 
         Raises OwnershipLost, and database errors; then all of it still waits.
         """
@@ -110,7 +110,7 @@ class Ingest:
 
     def _write(self, batch: Batch, attempt_fields: Mapping[str, Any]) -> Job:
         with transaction.atomic():
-            job = self._own.lock()
+            job = self._own.lock("attempt", "last_seq", "latest", *WISHES)
             self._write_events(job, batch)
             tops = self._write_metrics(batch)
             policy.write(job, batch.checkpoints.values())

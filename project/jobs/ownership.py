@@ -11,6 +11,9 @@ from django.db.models.functions import Now
 from project.jobs import journal
 from project.jobs.models import ACTIVE, Job, JobAttempt
 
+# What others write about a running job, for its supervisor to heed.
+WISHES = ("state", "cancel_requested_at", "time_limit", "memory_limit", "worked")
+
 
 class OwnershipLost(Exception):
     """Somebody else decides about this job now: stop at once and publish nothing."""
@@ -28,9 +31,9 @@ class Ownership:
         """The job, while it is ours. Every write about a running job goes through this."""
         return Job.objects.filter(pk=self.job_id, attempt=self.attempt, lease_owner=self.owner, state__in=ACTIVE)
 
-    def lock(self) -> Job:
-        """The job, locked. Call inside a transaction. Raises OwnershipLost."""
-        job = journal.locked(self.rows())
+    def lock(self, *fields: str) -> Job:
+        """The job, locked; with `fields` only these are read. Call inside a transaction. Raises OwnershipLost."""
+        job = journal.locked(self.rows().only(*fields) if fields else self.rows())
         if job is None:
             raise OwnershipLost
         return job

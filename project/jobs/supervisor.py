@@ -36,7 +36,7 @@ from project.jobs.engine import Ended, Engine, beat
 from project.jobs.ingest import Ingest
 from project.jobs.keeping import Keeping
 from project.jobs.models import Job, JobState
-from project.jobs.ownership import OwnershipLost
+from project.jobs.ownership import WISHES, OwnershipLost
 from project.jobs.reading import EventReader, final_event, log_tail
 from project.jobs.warming import WarmParent
 from project.kernel import artifacts
@@ -48,8 +48,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TICK = 0.1  # seconds between two looks at the events file
-FLUSH = ((300, 0.25), (3600, 0.5))  # (until this age, seconds between two writes): at most four frames per second,
-SLOW_FLUSH = 1.0  # and fewer for a job that runs for hours
+FLUSH = ((10, 0.25), (60, 0.5))  # (until this age, seconds between two writes): at most four frames per second,
+SLOW_FLUSH = 1.0  # and fewer for a job that takes longer
 LOOK = 1.0  # seconds between two looks at the job's flags
 LOG_EVERY = 5.0  # seconds between two copies of the log's tail
 LOG_BYTES = 16 * 1024
@@ -93,6 +93,7 @@ class Supervisor:
         self._engine: Engine | None = None
         self._final: Event | None = None
         self._stopping = ""  # why the engine was asked to stop: 'cancel', 'pause', 'drain', 'time'
+        self._wish = ""  # what others want: 'cancel', 'pause'
         self._killed: Failure | None = None  # why we killed it
         self._limits = Limits()
         self._stopping_since = 0.0
@@ -238,7 +239,7 @@ class Supervisor:
 
     def _flush(self) -> None:
         due = self._log_is_due(time.monotonic())
-        self._ingest.flush(**(self._log_fields() if due else {}))
+        self._heed(self._ingest.flush(**(self._log_fields() if due else {})))
 
     def _log_is_due(self, now: float) -> bool:
         return now - self._logged_at >= LOG_EVERY and self._size_of_log() != self._log_size
@@ -255,30 +256,38 @@ class Supervisor:
     def _pass_on_wishes(self, engine: Engine) -> None:
         """Ask the engine to stop when somebody wants that or its time is up; kill it when it does not obey in time."""
         now = time.monotonic()
-        if not self._stopping and now - self._looked_at >= min(LOOK, settings.JOB_BEAT):
-            self._looked_at = now
-            self._if_possible(self._look)
-            if not self._stopping and self._draining.is_set():
-                self._stopping = "drain"
-            if not self._stopping and self._limits.is_over(now - self._begun):
-                self._stopping = "time"
+        if not self._stopping:
+            if now - self._looked_at >= min(LOOK, settings.JOB_BEAT):
+                self._looked_at = now
+                self._if_possible(self._look)
+            self._stopping = self._reason_to_stop(now)
             if self._stopping:
                 self._stopping_since = now
                 engine.ask_to_stop()
         if self._stopping and now - self._stopping_since > settings.JOB_STOP_TIMEOUT:
             engine.kill()
 
+    def _reason_to_stop(self, now: float) -> str:
+        if self._wish:
+            return self._wish
+        if self._draining.is_set():
+            return "drain"
+        return "time" if self._limits.is_over(now - self._begun) else ""
+
     def _look(self) -> None:
-        columns = ("state", "cancel_requested_at", "time_limit", "memory_limit", "worked")
-        row = self._own.rows().values_list(*columns).first()
-        if row is None:
+        """Ask what others want; every flush tells it too."""
+        job = self._own.rows().only(*WISHES).first()
+        if job is None:
             raise OwnershipLost
-        state, cancelled_at, *limits = row
-        self._limits = Limits(*limits)
-        if cancelled_at is not None:
-            self._stopping = "cancel"
-        elif state == JobState.PAUSING:
-            self._stopping = "pause"
+        self._heed(job)
+
+    def _heed(self, job: Job) -> None:
+        self._looked_at = time.monotonic()
+        self._limits = Limits(job.time_limit, job.memory_limit, job.worked)
+        if job.cancel_requested_at is not None:
+            self._wish = "cancel"
+        else:
+            self._wish = "pause" if job.state == JobState.PAUSING else ""
 
     def _watch_memory(self, engine: Engine) -> None:
         """Kill an engine that holds more of the host's memory than it may, before the host has to choose somebody."""
