@@ -101,12 +101,12 @@ def test_a_killed_engine_goes_on_from_its_checkpoint(stack: Stack) -> None:
 
 
 def test_the_engine_of_a_killed_worker_is_taken_over_by_the_next_one(stack: Stack) -> None:
-    first = stack.worker()
+    first = stack.worker(JOB_GRACE="60")
     job = stack.launch(steps=100, pause=0.05)
     attempt = stepping(job, 20)
     first.kill()
     first.wait()
-    second = stack.worker()
+    second = stack.worker(JOB_GRACE="60")
     until(lambda: JobAttempt.objects.get(job=job).owner != attempt.owner, "the second worker to take it over")
     assert psutil.Process(attempt.pid).create_time() == pytest.approx(attempt.process_created, abs=0.05)
     job = ended(job)
@@ -118,13 +118,13 @@ def test_the_engine_of_a_killed_worker_is_taken_over_by_the_next_one(stack: Stac
 
 
 def test_work_that_ended_while_nobody_watched_counts(stack: Stack) -> None:
-    first = stack.worker()
+    first = stack.worker(JOB_GRACE="60")
     job = stack.launch(steps=40, pause=0.05)
     attempt = stepping(job, 5)
     first.kill()
     first.wait()
     until(lambda: _is_over(attempt.pid), "the engine's own end")
-    stack.worker()
+    stack.worker(JOB_GRACE="60")
     job = ended(job)
     assert (job.state, job.attempt, job.result) == ("succeeded", 1, {"counted": 40})
     check_promises(stack)
