@@ -6,7 +6,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, models, transaction
 from django.db.models.functions import Now
 
 from project.jobs import ending, journal
@@ -20,6 +20,13 @@ log = logging.getLogger(__name__)
 FORGET_WORKERS = timedelta(days=1)
 
 
+class ServerStart(models.Func):
+    """When PostgreSQL was started."""
+
+    function, arity = "pg_postmaster_start_time", 0
+    output_field = models.DateTimeField()
+
+
 def sweep() -> int:
     """Give up jobs whose lease has run out; returns how many.
 
@@ -29,6 +36,8 @@ def sweep() -> int:
     """
     expired = Job.objects.filter(state__in=ACTIVE, lease_until__lt=Now())
     expired.filter(suspected_at=None).update(suspected_at=Now())
+    if connection.vendor == "postgresql":  # nobody could renew meanwhile: a suspicion from before counts from now on
+        expired.filter(suspected_at__lt=ServerStart()).update(suspected_at=Now())
     patience = timedelta(seconds=1.2 * settings.JOB_BEAT)  # a living supervisor renews at every beat
     due = expired.filter(suspected_at__lt=Now() - patience)
     given_up = 0
