@@ -243,7 +243,8 @@ def test_an_embedded_broker_that_is_emptied_damaged_and_removed_during_a_burst(s
 
 @pytest.mark.parametrize("seed", seeds(1108))
 def test_a_database_that_crashes_at_random_moments(services: Stack, seed: int) -> None:
-    chaos = Chaos(services, seed, more={"JOB_GRACE": "60"})
+    # The reaper's patience is 1.2 beats: on a busy machine half a second is too short for anybody to be fair.
+    chaos = Chaos(services, seed, more={"JOB_GRACE": "60", "JOB_BEAT": "2"})
     services.beat()
     submitted = chaos.submit(4, steps=150, pause=0.05)
     stepping(submitted[0], 1)
