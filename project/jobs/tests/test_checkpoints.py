@@ -253,7 +253,7 @@ def test_of_several_that_wait_for_the_store_the_newest_is_sent_first(
 
     monkeypatch.setattr(artifacts, "is_shared", lambda: True)
     monkeypatch.setattr(artifacts, "upload_tree", slow)
-    job = interrupted(cast)
+    job = run_until(launch(cast, params={"steps": 200, "pause": 0.02, "checkpoint_every": 2}), step=60)
     assert sent[1] > sent[0] + 2
     assert {row.step for row in job.checkpoints.exclude(artifact=None)} == set(sent)
     assert job.checkpoints.all()[0].artifact is not None  # whoever goes on may be on another host
