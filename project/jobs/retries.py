@@ -5,7 +5,7 @@
 | infrastructure | three in a row without a new checkpoint; the pause doubles |
 | crash, host memory | one, unless the same crash comes twice without a new checkpoint; at most three in a row |
 | device memory | as long as the recipe knows a smaller way to do the same (`smaller`) |
-| user error, storage full, time limit | none: somebody has to change something first |
+| user error, storage full, time limit, over the job's own memory limit | none: somebody has to change something first |
 """
 
 from collections.abc import Mapping

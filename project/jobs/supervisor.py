@@ -301,6 +301,8 @@ class Supervisor:
                 FailureClass.HOST_MEMORY,
                 f"It held {held / 2**30:.1f} GiB of the host's memory; its limit is {limit / 2**30:.1f} GiB.",
                 "Raise the job's memory limit, or use a smaller batch or shorter sequences.",
+                "memory_limit",
+                final=True,
             )
             engine.kill()
 

@@ -155,7 +155,8 @@ def test_what_can_not_be_divided_fails_and_offers_what_may_help(cast: Cast) -> N
 def test_more_memory_than_allowed_ends_it(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("project.jobs.supervisor.LOOK", 0.2)
     job = run_to_end(launch(cast, recipe="eats", params={"hold": 300 * 2**20, "fits": 99}, memory_limit=256 * 2**20))
-    assert (job.state, job.failure_class) == ("failed", "host_memory")
+    assert (job.state, job.failure_class, job.failure_field) == ("failed", "host_memory", "memory_limit")
+    assert job.attempt == 1  # it would need as much again
 
 
 def test_a_job_has_its_time_over_all_tries(cast: Cast) -> None:
