@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _root = Path(tempfile.mkdtemp(prefix="tuneloop-tests-"))
 os.environ["DATA_PATH"] = str(_root / "data")
 os.environ["DEBUG"] = "0"
+os.environ["JOB_BEAT"] = "1"  # another try follows after as many seconds
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for _name in ("DATABASE_URL", "REDIS_URL", "S3_BUCKET"):
     os.environ.pop(_name, None)
