@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets_app import rows
+from datasets_app import storage
 from datasets_app.models import DatasetVersion
 from project.kernel import artifacts
 
@@ -51,10 +51,10 @@ class Rows(Sequence[ShownRow]):
         assert isinstance(index, slice) and self._version.artifact  # noqa: S101  (a Paginator asks for slices)
         start, stop, _ = index.indices(len(self))
         folder = artifacts.local_path(self._version.artifact)
-        return [shown(row) for row in rows.read(folder, start, stop - start)]
+        return [shown(row) for row in storage.read(folder, start, stop - start)]
 
 
-def shown(stored: rows.StoredRow) -> ShownRow:
+def shown(stored: storage.StoredRow) -> ShownRow:
     return ShownRow(stored.number, list(_turns(stored.row)), stored.meta)
 
 

@@ -8,8 +8,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from datasets_app.models import Dataset, DatasetVersion
-from datasets_app.rows import StoredRow
 from datasets_app.shapes import PARTS
+from datasets_app.storage import StoredRow
 from project.kernel.api.base import StrictModelSerializer, StrictSerializer
 
 

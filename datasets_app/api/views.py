@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
-from datasets_app import rows
+from datasets_app import storage
 from datasets_app.actions import datasets
 from datasets_app.api import serializers as shapes
 from datasets_app.models import Dataset, DatasetVersion
@@ -125,7 +125,7 @@ class DatasetVersionViewSet(WorkspaceViewSet):
         datasets.require_ready(version)
         pages = Pages()
         limit, offset = pages.get_limit(request) or Pages.default_limit, pages.get_offset(request)
-        found = rows.read(artifacts.local_path(version.artifact), offset, limit)
+        found = storage.read(artifacts.local_path(version.artifact), offset, limit)
         address = reverse("api-dataset-version-rows", args=[version.pk], request=request)
 
         def at(start: int) -> str:

@@ -128,6 +128,7 @@ class DatasetVersion(WorkspaceObject):
         self.state, self.failure, self.finished_at = VersionState.READY, "", at
         self.artifact, self.report = artifact, report
         self.rows, self.row_kind, self.digest = result["rows"], result["row_kind"], result["digest"]
+        self.meta_digest, self.synthetic_rows = result.get("meta_digest", ""), result.get("synthetic_rows", 0)
         self.format = result["format"]
         self.save()
 

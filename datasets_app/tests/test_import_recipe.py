@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from datasets_app import rows
+from datasets_app import storage
 from datasets_app.recipes import import_rows
 from datasets_app.tests.files import PAIRS, jsonl, one_bad_line, write
 from project.contracts.runs import RunSpec, StopRequested
@@ -35,7 +35,7 @@ def findings(report: dict[str, Any]) -> dict[tuple[str, str], int]:
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     context, _ = run(tmp_path, "rows.jsonl", jsonl([{**pair, "id": n} for n, pair in enumerate(PAIRS)]))
-    stored = rows.read(context.artifact, 0, 10)
+    stored = storage.read(context.artifact, 0, 10)
     assert [row.number for row in stored] == [1, 2, 3, 4]
     assert [{"prompt": row.row["prompt"], "completion": row.row["completion"]} for row in stored] == PAIRS
     assert [row.meta for row in stored] == [{"id": 0}, {"id": 1}, {"id": 2}, {"id": 3}]
@@ -45,11 +45,11 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 def test_pages_of_rows_cross_row_groups(tmp_path: Path) -> None:
     pairs = [{"prompt": f"question {n}", "completion": str(n)} for n in range(1, 5001)]
     context, report = run(tmp_path, "rows.jsonl", jsonl(pairs))
-    assert rows.count(context.artifact) == report["summary"]["rows"] == 5000
-    page = rows.read(context.artifact, 2040, 20)
+    assert storage.count(context.artifact) == report["summary"]["rows"] == 5000
+    page = storage.read(context.artifact, 2040, 20)
     assert [row.row["completion"] for row in page] == [str(n) for n in range(2041, 2061)]
-    assert [row.number for row in rows.read(context.artifact, 4990, 100)] == list(range(4991, 5001))
-    assert rows.read(context.artifact, 5000, 10) == []
+    assert [row.number for row in storage.read(context.artifact, 4990, 100)] == list(range(4991, 5001))
+    assert storage.read(context.artifact, 5000, 10) == []
 
 
 def test_the_report_counts_what_is_wrong(tmp_path: Path) -> None:
