@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+MOST_STEPS = 2**63  # what a database counts
+LATEST = 253_402_300_800  # Unix seconds: the year 10000, which no calendar of ours has
+
 
 class FailureClass(StrEnum):
     """Why a job failed. Each class has its own retry budget and its own sentence on the job page."""
@@ -21,7 +24,7 @@ class FailureClass(StrEnum):
 class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    at: float = Field(description="Unix time in seconds, from the engine's clock")
+    at: float = Field(ge=0, lt=LATEST, description="Unix time in seconds, from the engine's clock")
 
 
 class Started(_Event):
@@ -35,8 +38,8 @@ class Progress(_Event):
     """`step` of `total`, in the recipe's own `unit` (step, row, byte, ...). `total` 0 means not known yet."""
 
     type: Literal["progress"] = "progress"
-    step: int = Field(ge=0)
-    total: int = Field(ge=0)
+    step: int = Field(ge=0, lt=MOST_STEPS)
+    total: int = Field(ge=0, lt=MOST_STEPS)
     unit: str = "step"
     phase: str = ""
     epoch: float | None = None
@@ -46,7 +49,7 @@ class Metrics(_Event):
     """Numbers at one step: losses in nats, real tokens per second, memory in bytes, use in percent."""
 
     type: Literal["metrics"] = "metrics"
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, lt=MOST_STEPS)
     values: dict[str, float]
 
 
@@ -60,7 +63,7 @@ class Sample(_Event):
     """An answer generated during the run, beside what was wanted."""
 
     type: Literal["sample"] = "sample"
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, lt=MOST_STEPS)
     prompt: str
     answer: str
     reference: str = ""
@@ -70,7 +73,7 @@ class Checkpoint(_Event):
     """A verified, committed checkpoint; `path` is relative to the run's folder."""
 
     type: Literal["checkpoint"] = "checkpoint"
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, lt=MOST_STEPS)
     path: str
     metrics: dict[str, float] = {}
 
@@ -79,7 +82,7 @@ class Resumed(_Event):
     """The run goes on after `step`. `differences` say in words what may change the last digits; none: it is exact."""
 
     type: Literal["resumed"] = "resumed"
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, lt=MOST_STEPS)
     differences: tuple[str, ...] = ()
 
 

@@ -1,12 +1,12 @@
 """Canonical rows: whatever people upload becomes one of these kinds, and training reads nothing else."""
 
 import hashlib
-import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from project.contracts.canonical import canonical_json
 from project.contracts.chat import Message
 
 
@@ -19,6 +19,10 @@ class RowKind(StrEnum):
     TEXT = "text"
 
 
+# Descriptions of functions, as JSON Schema has them and chat templates take them.
+Tools = tuple[dict[str, Any], ...]
+
+
 class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,6 +30,7 @@ class _Row(BaseModel):
 class ChatRow(_Row):
     kind: Literal[RowKind.CHAT] = RowKind.CHAT
     messages: tuple[Message, ...] = Field(min_length=1)
+    tools: Tools | None = Field(default=None, min_length=1)
 
 
 class CompletionRow(_Row):
@@ -41,6 +46,7 @@ class PreferenceRow(_Row):
     prompt: tuple[Message, ...] = Field(min_length=1)
     chosen: tuple[Message, ...] = Field(min_length=1)
     rejected: tuple[Message, ...] = Field(min_length=1)
+    tools: Tools | None = Field(default=None, min_length=1)
 
 
 class UnpairedRow(_Row):
@@ -48,11 +54,13 @@ class UnpairedRow(_Row):
     prompt: tuple[Message, ...] = Field(min_length=1)
     completion: tuple[Message, ...] = Field(min_length=1)
     label: bool
+    tools: Tools | None = Field(default=None, min_length=1)
 
 
 class PromptRow(_Row):
     kind: Literal[RowKind.PROMPT] = RowKind.PROMPT
     prompt: tuple[Message, ...] = Field(min_length=1)
+    tools: Tools | None = Field(default=None, min_length=1)
 
 
 class TextRow(_Row):
@@ -64,14 +72,6 @@ Row = Annotated[
     ChatRow | CompletionRow | PreferenceRow | UnpairedRow | PromptRow | TextRow, Field(discriminator="kind")
 ]
 ROW: TypeAdapter[Row] = TypeAdapter(Row)
-
-
-_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def canonical_json(value: Any) -> bytes:
-    """RFC 8785 for what rows hold (strings, booleans, small integers, arrays, ASCII keys): sorted keys, no blanks."""
-    return _CANONICAL.encode(value).encode()
 
 
 def row_bytes(row: Row) -> bytes:

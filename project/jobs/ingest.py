@@ -4,27 +4,25 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
+from operator import itemgetter
 from typing import Any
 
 from django.db import transaction
 from django.db.models.functions import Now
 
 from project.contracts.events import Checkpoint as CheckpointSaid
-from project.contracts.events import Metrics, Progress, Started
-from project.jobs import journal, policy, rollups
+from project.contracts.events import Event, Metrics, Progress, Started
+from project.jobs import journal, points, policy, rollups
 from project.jobs.models import Checkpoint, Job, JobAttempt, JobEvent
 from project.jobs.models.job import as_time
 from project.jobs.ownership import WISHES, Ownership, lease_end
-from project.jobs.reading import Line
-from project.jobs.rollups import upsert
+from project.jobs.points import Numbers
+from project.jobs.reading import Line, Measured
 
 PACE_WINDOW = 30.0  # seconds of progress that the ETA is taken from
 POINTS_PER_EVENT = 60  # per key: what an open page gets live; the Metric table has all
 MOST_WAITING = 200_000  # rows
 LONGEST_TEXT = 20_000  # characters of one message, prompt or answer
-
-
-Numbers = dict[int, tuple[float, float]]  # value and time by step
 
 
 @dataclass
@@ -58,6 +56,7 @@ class Ingest:
         self._unsure: Batch | None = None  # could not be written, as far as we know
         self._pace: deque[tuple[float, int]] = deque()
         self._shape: tuple[int, str, str] | None = None
+        self._keys: dict[str, str] = {}  # what an engine calls a number -> as the database takes it
         self._tops: dict[str, int] = {}  # the last step of each key that is committed
         self.checkpoints_written = 0
 
@@ -73,18 +72,18 @@ class Ingest:
         for line in lines:
             self._waiting.last_line = line
             match line.event:
-                case Metrics() as said:
+                case Measured() | Metrics() as said:
                     self._take_metrics(line, said)
                 case Progress() as said:
                     self._take_progress(line, said)
                 case Started() as said:
                     self._waiting.versions = said.versions
-                    self._waiting.events.append(self._event(line))
+                    self._waiting.events.append(self._event(line, said))
                 case CheckpointSaid() as said:
                     self._waiting.checkpoints[said.step] = policy.row_of(self._own, said, at=as_time(said.at))
-                    self._waiting.events.append(self._event(line))
-                case _:
-                    self._waiting.events.append(self._event(line))
+                    self._waiting.events.append(self._event(line, said))
+                case _ as said:
+                    self._waiting.events.append(self._event(line, said))
 
     def flush(self, **attempt_fields: Any) -> Job:
         """Write everything that waits in one transaction, which also renews the lease. Returns the job with its wishes.
@@ -128,9 +127,9 @@ class Ingest:
         self.checkpoints_written += len(batch.checkpoints)
         return job
 
-    def _event(self, line: Line) -> JobEvent:
-        body = line.event.model_dump(mode="json", exclude={"type", "at"})
-        return self._row(line, line.event.type, _storable(body))
+    def _event(self, line: Line, said: Event) -> JobEvent:
+        body = said.model_dump(mode="json", exclude={"type", "at"})
+        return self._row(line, said.type, _storable(body))
 
     def _row(self, line: Line, kind: str, body: dict[str, Any]) -> JobEvent:
         return JobEvent(
@@ -142,14 +141,16 @@ class Ingest:
             body=body,
         )
 
-    def _take_metrics(self, line: Line, said: Metrics) -> None:
+    def _take_metrics(self, line: Line, said: Measured | Metrics) -> None:
         batch = self._waiting
         batch.metrics_line = line
         for name, value in said.values.items():
             if not isfinite(value):
                 continue  # no database and no chart has a place for it
-            key = name[:100].replace("\x00", "")
-            batch.metrics.setdefault(key, {})[said.step] = (value, said.at)
+            key = self._keys.get(name) or self._keys.setdefault(name, name[:100].replace("\x00", ""))
+            if key not in batch.metrics:
+                batch.metrics[key] = {}
+            batch.metrics[key][said.step] = (value, said.at)
             batch.latest[key] = value
 
     def _write_metrics(self, batch: Batch) -> dict[str, int]:
@@ -157,7 +158,9 @@ class Ingest:
         if not batch.metrics:
             return self._tops
         before = self._tops | rollups.tops(self._own.job_id, batch.metrics.keys() - self._tops.keys())
-        write_points(self._own, batch.metrics)
+        new = {key: said for key, said in batch.metrics.items() if min(said) > before.get(key, -1)}
+        points.add(self._own, new)
+        points.replace(self._own, {key: said for key, said in batch.metrics.items() if key not in new})
         values = {key: {step: value for step, (value, _) in said.items()} for key, said in batch.metrics.items()}
         rollups.update(self._own.job_id, values, before)
         return before | {key: max(before.get(key, -1), *said) for key, said in batch.metrics.items()}
@@ -166,7 +169,7 @@ class Ingest:
         """Only the newest becomes an event, and the last one of each phase."""
         batch = self._waiting
         if batch.progress and batch.progress_line and batch.progress.phase != said.phase:
-            batch.events.append(self._event(batch.progress_line))
+            batch.events.append(self._event(batch.progress_line, batch.progress))
         batch.progress, batch.progress_line = said, line
         shape = (said.total, said.unit, said.phase)
         if shape != self._shape:
@@ -209,7 +212,7 @@ class Ingest:
         said, line, rate = batch.progress, batch.progress_line, self._rate() if self._pace else None
         if said is None or line is None:
             return []
-        event = self._event(line)
+        event = self._event(line, said)
         if rate and said.total:
             event.body["eta_seconds"] = round((said.total - said.step) / rate, 1)
         return [event]
@@ -236,28 +239,16 @@ class Ingest:
             JobAttempt.objects.filter(job_id=self._own.job_id, number=self._own.attempt).update(**fields)
 
 
-def write_points(own: Ownership, metrics: dict[str, Numbers]) -> None:
-    """Write the points of an attempt; what it has already said about a step is replaced."""
-    rows = [(key, step, value, at) for key, said in metrics.items() for step, (value, at) in said.items()]
-    upsert(
-        "jobs_metric",
-        {"job_id": ("uuid", own.job_id), "attempt": ("int", own.attempt)},
-        {"key": "text", "step": "bigint", "value": "float8", "at": "epoch"},
-        rows,
-        conflict=("job_id", "key", "step", "attempt"),
-    )
-
-
-def thinned(points: list[list[float]], most: int) -> list[list[float]]:
+def thinned(series: list[list[float]], most: int) -> list[list[float]]:
     """At most `most` of the points, with the least and the greatest of each stretch, in their order."""
-    if len(points) <= most:
-        return points
-    stretch = -(-len(points) // (most // 2))
+    if len(series) <= most:
+        return series
+    stretch = -(-len(series) // (most // 2))
     kept = []
-    for begin in range(0, len(points), stretch):
-        part = points[begin : begin + stretch]
-        least = min(part, key=lambda point: point[1])
-        greatest = max(part, key=lambda point: point[1])
+    for begin in range(0, len(series), stretch):
+        part = series[begin : begin + stretch]
+        least = min(part, key=itemgetter(1))
+        greatest = max(part, key=itemgetter(1))
         kept += [least] if least is greatest else sorted([least, greatest])
     return kept
 

@@ -6,12 +6,12 @@ it, and again when one of its points changes; what comes after the last written 
 """
 
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import connection
-
 from project.jobs.models import Metric, MetricRollup
+from project.jobs.upserts import upsert
 
 LEAF = 16  # steps
 FACTOR = 8
@@ -117,7 +117,7 @@ def _leaves(job_id: UUID, key: str, points: Points, changed: set[int], before: i
     for step, value in points.items():
         if step // LEAF in inside:
             inside[step // LEAF][step] = value
-    return {bucket: _joined(_one(*point) for point in sorted(inside[bucket].items())) for bucket in changed}
+    return {bucket: _of(sorted(inside[bucket].items())) for bucket in changed}
 
 
 def _wider(
@@ -136,6 +136,15 @@ def _wider(
 
 def _one(step: int, value: float) -> Stretch:
     return Stretch(step, step, step, value, step, value, 1)
+
+
+def _of(points: list[tuple[int, float]]) -> Stretch:
+    """What points, in the order of their steps, come to. There is at least one."""
+    (low_step, low), (high_step, high) = min(points, key=_VALUE), max(points, key=_VALUE)
+    return Stretch(points[0][0], points[-1][0], low_step, low, high_step, high, len(points))
+
+
+_VALUE = itemgetter(1)
 
 
 def _joined(parts: Iterable[Stretch]) -> Stretch:
@@ -183,58 +192,3 @@ def _write(job_id: UUID, rows: list[tuple[Any, ...]]) -> None:
     if rows:
         conflict = ("job_id", "key", "level", "bucket")
         upsert("jobs_metricrollup", {"job_id": ("uuid", job_id)}, _COLUMNS, rows, conflict=conflict)
-
-
-def upsert(
-    table: str,
-    fixed: dict[str, tuple[str, Any]],
-    columns: dict[str, str],
-    rows: list[tuple[Any, ...]],
-    *,
-    conflict: tuple[str, ...],
-) -> None:
-    """Insert rows, or replace those that are there: many at once, without an object for each.
-
-    `fixed` has columns with one value for all rows, as (PostgreSQL type, value); `columns` the others and their types,
-    of which "epoch" means a time given in Unix seconds. Names come from this program, never from people. No two of
-    `rows` may meet the same conflict.
-    """
-    names = [*fixed, *columns]
-    quoted = ", ".join(f'"{name}"' for name in names)
-    news = ", ".join(f'"{name}" = EXCLUDED."{name}"' for name in names if name not in conflict)
-    tail = f"ON CONFLICT ({', '.join(conflict)}) DO UPDATE SET {news}"
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            given = [f"%s::{kind}" for kind, _ in fixed.values()]
-            said = [f'to_timestamp("{name}")' if kind == "epoch" else f'"{name}"' for name, kind in columns.items()]
-            arrays = ", ".join(f"%s::{'float8' if kind == 'epoch' else kind}[]" for kind in columns.values())
-            listed = ", ".join(f'"{name}"' for name in columns)
-            source = f"unnest({arrays}) AS said ({listed})"
-            sql = f"INSERT INTO {table} ({quoted}) SELECT {', '.join(given + said)} FROM {source} {tail}"  # noqa: S608
-            values = [value for _, value in fixed.values()]
-            for begin in range(0, len(rows), PER_STATEMENT):
-                part = zip(*rows[begin : begin + PER_STATEMENT], strict=True)
-                cursor.execute(sql, [*values, *map(_array, columns.values(), part)])
-        else:
-            own = tuple(value.hex if isinstance(value, UUID) else value for _, value in fixed.values())
-            times = [place for place, kind in enumerate(columns.values(), len(own)) if kind == "epoch"]
-            places = ["%s"] * len(names)
-            for place in times:
-                places[place] = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', %s, 'unixepoch')"  # to the millisecond
-            sql = f"INSERT INTO {table} ({quoted}) VALUES ({', '.join(places)}) {tail}"  # noqa: S608
-            cursor.executemany(sql, [own + row for row in rows])
-
-
-def _array(kind: str, values: Iterable[Any]) -> str:
-    """A column as PostgreSQL writes an array: ten times as fast as handing over a list."""
-    if kind == "text":
-        words: dict[str, str] = {}
-        for value in (values := list(values)):
-            if value not in words:
-                escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-                words[value] = f'"{escaped}"'
-        return "{" + ",".join(map(words.__getitem__, values)) + "}"
-    return "{" + ",".join(map(repr, values)) + "}"
-
-
-PER_STATEMENT = 10_000  # rows

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from project.contracts.events import Metrics
 from project.jobs import slots
 from project.jobs.claim import Claim, claim
 from project.jobs.ingest import Ingest, thinned
 from project.jobs.models import Job, Metric, Queue
 from project.jobs.ownership import Ownership, OwnershipLost
-from project.jobs.reading import EventReader, log_tail
+from project.jobs.reading import EventReader, Measured, log_tail
 from project.jobs.tests.test_launch import launch
 from project.testing import Cast
 
@@ -35,6 +36,29 @@ def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
     write(path, ', "step": 2, "values": {"loss": 0.5}}')
     (line,) = reader.read()
     assert (line.number, line.event.step) == (2, 2)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+def test_numbers_are_read_alike_however_they_are_written(tmp_path: Path, separators: tuple[str, str]) -> None:
+    path = tmp_path / "events.jsonl"
+    good = [metrics(1, loss=1.0), metrics(2, loss=3, lr=0.1), metrics(3)]
+    bad = [
+        {**metrics(4, loss=1.0), "step": -1},
+        {**metrics(4, loss=1.0), "step": 2**63},
+        {**metrics(4, loss=1.0), "step": 4.5},
+        {**metrics(4, loss=1.0), "at": 1e12},
+        {**metrics(4, loss=1.0), "at": float("nan")},
+        {**metrics(4), "values": {"loss": "high"}},
+        {**metrics(4), "values": {"loss": None}},
+        {**metrics(4), "values": [1.0]},
+        {**metrics(4, loss=1.0), "unit": "nats"},
+        {"type": "metrics", "at": 1004.0, "values": {}},
+    ]
+    write(path, *(json.dumps(event, separators=separators) for event in good + bad))
+    lines = EventReader(path).read()
+    numbers = [line.event for line in lines if isinstance(line.event, Measured | Metrics)]
+    assert [(said.step, said.values) for said in numbers] == [(1, {"loss": 1.0}), (2, {"loss": 3, "lr": 0.1}), (3, {})]
+    assert [line.event.type for line in lines[3:]] == ["log"] * len(bad)
 
 
 def test_nonsense_is_said_and_stops_nobody(tmp_path: Path) -> None:

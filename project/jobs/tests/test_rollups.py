@@ -15,6 +15,7 @@ from project.jobs.models import Job, Metric, MetricRollup, Queue
 from project.jobs.ownership import Ownership
 from project.jobs.reading import Line
 from project.jobs.tests.test_launch import launch
+from project.kernel.models import Workspace
 from project.testing import Cast
 
 
@@ -72,9 +73,25 @@ def check(job_id: Any, key: str) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_roll_ups_say_what_the_points_say(cast: Cast, taken: Claim, seed: int) -> None:
+    speak(taken.own, seed)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(2))
+def test_roll_ups_say_what_the_points_say_on_postgresql(services: Any, seed: int) -> None:
+    """Where new points are copied, and what is said again is not."""
+    workspace = Workspace.objects.create(name="Series", slug="series")
+    facts = {"recipe": "count", "title": "count", "queue": "cpu", "state": "running", "attempt": 1, "lease_owner": "me"}
+    job = Job.objects.create(workspace=workspace, **facts)
+    speak(Ownership(job.pk, 1, "me"), seed)
+    last = Metric.objects.filter(job=job).latest("step")
+    assert (last.at.timestamp(), last.attempt) == (1000.0 + last.step, 3)
+
+
+def speak(own: Ownership, seed: int) -> None:
     """Dense, sparse and jumping series; steps said again, in the same attempt and in later ones."""
     chance = random.Random(seed)
-    own, at = taken.own, 0
+    at = 0
     for _ in range(3):
         ingest = Ingest(own)
         for _ in range(12):
