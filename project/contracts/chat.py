@@ -55,7 +55,7 @@ class Message(BaseModel):
 
 
 def _for_template(call: ToolCall) -> dict[str, Any]:
-    """https://huggingface.co/docs/transformers/chat_extras: templates write `arguments | tojson`, so they are no text."""
+    """Arguments are an object: templates write `arguments | tojson` (huggingface.co/docs/transformers/chat_extras)."""
     try:
         arguments = json.loads(call.function.arguments)
     except ValueError:  # templates get what the model wrote

@@ -3,9 +3,9 @@
 Training, evaluation, serving and reports all call this module, so what is trained is what is served.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from project.contracts.chat import Message
@@ -14,6 +14,8 @@ from project.contracts.runs import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Tools = Sequence[Mapping[str, Any]] | None
 
 
 class TemplateError(UserError):
@@ -55,20 +57,22 @@ def render(
     *,
     add_generation_prompt: bool = False,
     max_length: int | None = None,
+    tools: Tools = None,
 ) -> Rendered:
     """Ids and mask of a conversation. Learned are the assistant's turns without `weight: 0`, with their end tokens.
 
     The template is applied to the conversation up to each learned turn, and then with it: the first must begin the
     second, in text and in ids, because the first is what serving sends. Nothing is added but what the template adds.
+    `tools` are descriptions of functions the model may call, which the template writes where it wants them.
     Raises TemplateError. With `add_generation_prompt` nothing is learned: it is a prompt.
     """
-    whole = _template(tokenizer, messages, add_generation_prompt=add_generation_prompt)
+    whole = _template(tokenizer, messages, add_generation_prompt=add_generation_prompt, tools=tools)
     ids: list[int] = []
     mask: list[int] = []
     start = 0
     turns = [] if add_generation_prompt else [i for i, message in enumerate(messages) if _is_learned(message)]
     for turn in turns:
-        prompt, through = _around(tokenizer, messages, turn, whole)
+        prompt, through = _around(tokenizer, messages, turn, whole, tools)
         between = _encode(tokenizer, whole[start : len(prompt)])
         ids += between
         mask += [0] * len(between)
@@ -83,9 +87,9 @@ def render(
     return Rendered(ids + rest, mask + [0] * len(rest)).cut(max_length)
 
 
-def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, tools: Tools = None) -> list[int]:
     """The ids a model is given to answer `messages`."""
-    return render(tokenizer, messages, add_generation_prompt=True).ids
+    return render(tokenizer, messages, add_generation_prompt=True, tools=tools).ids
 
 
 def render_row(
@@ -96,7 +100,7 @@ def render_row(
         prompt = _plain_prompt(tokenizer, row.prompt)
         answer = [*_encode(tokenizer, row.completion), *_end_token(tokenizer)]
         return Rendered(prompt + answer, [0] * len(prompt) + [1] * len(answer)).cut(max_length)
-    return render(tokenizer, as_messages(row), max_length=max_length)
+    return render(tokenizer, as_messages(row), max_length=max_length, tools=_tools(row))
 
 
 def question(tokenizer: "PreTrainedTokenizerBase", row: ChatRow | CompletionRow) -> Question | None:
@@ -109,7 +113,11 @@ def question(tokenizer: "PreTrainedTokenizerBase", row: ChatRow | CompletionRow)
         return None
     before = messages[:last]
     asked = next((message.content for message in reversed(before) if message.role == "user"), before[-1].content)
-    return Question(prompt_ids(tokenizer, before), asked, messages[last].content)
+    return Question(prompt_ids(tokenizer, before, tools=_tools(row)), asked, messages[last].content)
+
+
+def _tools(row: ChatRow | CompletionRow) -> Tools:
+    return row.tools if isinstance(row, ChatRow) else None
 
 
 def _is_learned(message: Message) -> bool:
@@ -117,7 +125,7 @@ def _is_learned(message: Message) -> bool:
 
 
 def _around(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], turn: int, whole: str
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], turn: int, whole: str, tools: Tools
 ) -> tuple[str, str]:
     """The text before the answer and the text through it. Both must begin what is trained."""
     if turn == 0:
@@ -126,9 +134,9 @@ def _around(
             hint="Begin with a user's or a system's turn, or give the first turn weight 0.",
             field="data",
         )
-    prompt = _template(tokenizer, messages[:turn], add_generation_prompt=True)
+    prompt = _template(tokenizer, messages[:turn], add_generation_prompt=True, tools=tools)
     last = turn == len(messages) - 1
-    through = whole if last else _template(tokenizer, messages[: turn + 1], add_generation_prompt=False)
+    through = whole if last else _template(tokenizer, messages[: turn + 1], add_generation_prompt=False, tools=tools)
     if not through.startswith(prompt):
         raise _disagreement(turn, "renders the prompt alone differently from the prompt with its answer")
     if not whole.startswith(through):
@@ -144,7 +152,13 @@ def _disagreement(turn: int, what: str) -> TemplateError:
     )
 
 
-def _template(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+def _template(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool,
+    tools: Tools,
+) -> str:
     if not tokenizer.chat_template:
         raise TemplateError(
             "This model has no chat template, so it can't take messages.",
@@ -155,9 +169,12 @@ def _template(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message],
         raise TemplateError("A conversation needs at least one message.", field="messages")
     from jinja2.exceptions import TemplateError as JinjaError
 
-    plain = [{"role": message.role, "content": message.content} for message in messages]
+    plain = [message.for_template() for message in messages]
+    given = [dict(tool) for tool in tools] if tools else None
     try:
-        text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt)
+        text = tokenizer.apply_chat_template(
+            plain, tools=given, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
     except (JinjaError, ValueError) as error:
         roles = ", ".join(message.role for message in messages)
         raise TemplateError(
@@ -165,7 +182,22 @@ def _template(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message],
             hint="Use the roles and the order of turns that this model was made for.",
             field="messages",
         ) from error
+    _refuse_lost_tools(str(text), messages, tools)
     return str(text)
+
+
+def _refuse_lost_tools(text: str, messages: Sequence[Message], tools: Tools) -> None:
+    """Many templates know nothing of tools and leave them out without a word: the model would learn empty answers."""
+    called = {call.function.name for message in messages for call in message.tool_calls or ()}
+    described = {str(tool.get("function", tool).get("name", "")) for tool in tools or ()}
+    lost = sorted(name for name in called | described if name not in text)
+    if lost:
+        what = "calls of tools" if lost[0] in called else "descriptions of tools"
+        raise TemplateError(
+            f"The model's chat template leaves out {what} ('{lost[0]}').",
+            hint="Choose a model whose template knows tools, or write the calls into the content of the turns.",
+            field="data",
+        )
 
 
 def _encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

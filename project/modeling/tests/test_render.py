@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from project.contracts.chat import Message
+from project.contracts.chat import FunctionCall, Message, ToolCall
 from project.contracts.rows import ChatRow, CompletionRow
 from project.modeling.loading import load_tokenizer
 from project.modeling.render import TemplateError, prompt_ids, question, render, render_row
@@ -19,6 +19,13 @@ FORGETFUL = (  # drops what is in <think> from all turns but the last, as reason
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{{ m['content'] if loop.last else m['content'].split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOOLS = (  # as those of models that know tools: descriptions first, calls as JSON
+    "{% if tools %}<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}</tools>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>"
+    "{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 STRICT = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn here') }}{% endif %}x"
 GLUED = "{% for m in messages %}{{ m.role }}:{{ m.content }} {% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
@@ -147,3 +154,44 @@ def test_a_question_is_the_prompt_before_the_last_answer(tokenizer, bare: Path) 
     assert question(tokenizer, ChatRow(messages=tuple(talk("a")))) is None
     plain = question(load_tokenizer(bare), CompletionRow(prompt="2 =", completion=" 2"))
     assert plain is not None and (plain.text, plain.reference) == ("2 =", " 2")
+
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def a_call(arguments: str) -> ChatRow:
+    call = ToolCall(id="c1", function=FunctionCall(name="weather", arguments=arguments))
+    return ChatRow(
+        tools=(WEATHER,),
+        messages=(
+            Message(role="user", content="Rain?"),
+            Message(role="assistant", content="", tool_calls=(call,)),
+            Message(role="tool", content="dry", tool_call_id="c1"),
+            Message(role="assistant", content="No."),
+        ),
+    )
+
+
+def test_tools_and_calls_go_through_the_template_and_are_learned(tokenizer) -> None:
+    tokenizer.chat_template = TOOLS
+    row = a_call('{"city": "Oslo"}')
+    rendered = render_row(tokenizer, row)
+    text = tokenizer.decode(rendered.ids)
+    assert text.startswith("<tools>") and '"name": "weather"' in text
+    assert learned(tokenizer, rendered) == '<call>weather {"city": "Oslo"}</call><|im_end|>No.<|im_end|>'
+    assert render_row(tokenizer, row.model_copy(update={"tools": None})).ids != rendered.ids
+    asked = question(tokenizer, row)
+    assert asked is not None and tokenizer.decode(asked.ids).startswith("<tools>") and asked.reference == "No."
+
+
+def test_arguments_that_are_no_json_reach_the_template_as_the_text_they_are(tokenizer) -> None:
+    tokenizer.chat_template = TOOLS
+    assert '<call>weather "{city"</call>' in tokenizer.decode(render_row(tokenizer, a_call("{city")).ids)
+
+
+def test_a_template_that_drops_tools_is_refused(tokenizer) -> None:
+    row = a_call("{}")
+    with pytest.raises(TemplateError, match="leaves out calls of tools \\('weather'\\)"):
+        render_row(tokenizer, row)
+    with pytest.raises(TemplateError, match="leaves out descriptions of tools"):
+        render(tokenizer, row.messages[:1], tools=row.tools, add_generation_prompt=True)
