@@ -9,6 +9,7 @@ beside them what rows are filtered and sorted by without parsing JSON:
 | `characters`, `learned_characters` | of all its texts, and of those the model learns |
 | `turns` | its texts |
 | `answer` | the first 200 characters of the last text the model learns: the label, in a data set of labels |
+| `given_key` | 64 bits of what is asked, without regard to capitals and blanks: the same question has the same |
 | `synthetic` | a model or a machine wrote it: `meta` has `synthetic` |
 
 Files of before these columns existed stay readable.
@@ -31,8 +32,8 @@ GROUP_ROWS = 2048
 ANSWER = 200  # characters
 SYNTHETIC = "synthetic"  # the key in `meta` of a row that a model or a machine wrote
 _GROUP_BYTES = 32 * 1024**2  # a row group is also closed by size: rows of megabytes exist
-_NUMBERS = {"number": "q", "characters": "q", "learned_characters": "q", "turns": "i"}
-_STATISTICS = [*_NUMBERS]
+_NUMBERS = {"number": "q", "characters": "q", "learned_characters": "q", "turns": "i", "given_key": "q"}
+_STATISTICS = ["number", "characters", "learned_characters", "turns"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class RowsFile:
         self._synthetic.append(synthetic)
         for name, text in (("row", row), ("meta", meta), ("hash", entry.hash.encode()), ("answer", answer.encode())):
             self._texts[name].append(text)
-        for name, number in zip(_NUMBERS, (self.rows, total, learned, len(entry.texts)), strict=True):
+        numbers = (self.rows, total, learned, len(entry.texts), given_key(entry.texts))
+        for name, number in zip(_NUMBERS, numbers, strict=True):
             self._numbers[name].append(number)
         self._bytes += len(row) + len(meta)
         if len(self._synthetic) >= GROUP_ROWS or self._bytes >= _GROUP_BYTES:
@@ -143,6 +145,14 @@ def measure(parts: Sequence[TextPart]) -> tuple[int, int, str]:
             learned += len(part.text)
             answer = part.text
     return total, learned, answer[:ANSWER]
+
+
+def given_key(parts: Sequence[TextPart]) -> int:
+    """64 bits that stand for what is asked; for all of it in a row without a question."""
+    given = [part.text for part in parts if not part.learned and not part.may_be_empty]
+    text = " ".join(" ".join(given or [part.text for part in parts]).split()).casefold()
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def is_synthetic(meta: str) -> bool:

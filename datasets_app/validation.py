@@ -2,6 +2,10 @@
 
 A check is one module in `datasets_app/checks/` (or named by an entry point `tuneloop.checks`) with `name`, `label` and
 `Check`, a class of which one object sees every row once. It may keep a few bytes per row, never the rows.
+
+Severities: an `error` is fatal, a version that has one can't be trained on until an operator lifts the block. A
+`warning` is to be looked at, `info` to be known. What is harmless in one row of a thousand and fatal in every tenth is
+judged by `grave`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,6 +17,7 @@ from datasets_app.reading import BadLine, excerpt
 from project.contracts.plugins import Plugins
 
 KEPT_EXAMPLES = 20
+GRAVE_SHARE = 0.01  # of the rows
 
 Severity = Literal["error", "warning", "info"]
 
@@ -28,7 +33,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know about the data: what, how often, what to do. `title` is a plain sentence."""
+    """Something to know about the data: what, how often, what to do. `title` is a plain sentence.
+
+    `fix` are the preparation steps that mend it, as a job file has them; none where only a person can.
+    """
 
     check: str
     severity: Severity
@@ -36,6 +44,7 @@ class Finding:
     count: int
     advice: str = ""
     examples: tuple[Example, ...] = ()
+    fix: tuple[Mapping[str, Any], ...] = ()
 
 
 class RowCheck(Protocol):
@@ -72,6 +81,11 @@ CHECKS: Plugins[CheckPlugin] = Plugins(
 )
 
 _ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
+
+
+def grave(count: int, rows: int) -> Severity:
+    """`error` when one row in a hundred or more is concerned, else `warning`."""
+    return "error" if count >= GRAVE_SHARE * rows else "warning"
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from datasets_app.importing import Entry
 from datasets_app.validation import Check as BaseCheck
-from datasets_app.validation import Examples, Finding
+from datasets_app.validation import Examples, Finding, grave
 
 name = "empty_fields"
 label = "Empty fields"
@@ -14,8 +14,10 @@ class Check(BaseCheck):
     def __init__(self) -> None:
         self._learned = Examples()
         self._given = Examples()
+        self._rows = 0
 
     def see(self, entry: Entry) -> None:
+        self._rows += 1
         for part in entry.texts:
             if part.text.strip() or part.may_be_empty:
                 continue
@@ -26,7 +28,7 @@ class Check(BaseCheck):
         if self._learned.count:
             yield Finding(
                 name,
-                "error",
+                grave(self._learned.count, self._rows),
                 f"{self._learned.count:,} answers are empty" if self._learned.count > 1 else "One answer is empty",
                 self._learned.count,
                 "The model would learn to answer with nothing. Remove these rows or fill the answers in.",

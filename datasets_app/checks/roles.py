@@ -7,40 +7,35 @@ from typing import Any
 
 from datasets_app.importing import Entry
 from datasets_app.validation import Check as BaseCheck
-from datasets_app.validation import Examples, Finding, Severity
+from datasets_app.validation import Examples, Finding, grave
 from project.contracts.rows import ChatRow
 
 name = "roles"
 label = "Roles and turns"
 
-# problem -> (how bad, what several do, what one does, what to do)
-_PROBLEMS: dict[str, tuple[Severity, str, str, str]] = {
+# problem -> (what several do, what one does, what to do)
+_PROBLEMS: dict[str, tuple[str, str, str]] = {
     "no_answer": (
-        "error",
         "conversations have no assistant turn",
         "conversation has no assistant turn",
         "There is nothing to learn in them. Remove them.",
     ),
     "ends_early": (
-        "warning",
         "conversations end without an assistant turn",
         "conversation ends without an assistant turn",
         "What follows the last answer is never learned from.",
     ),
     "late_system": (
-        "warning",
         "conversations have a system message that is not the first",
         "conversation has a system message that is not the first",
         "Many chat templates refuse that or drop it.",
     ),
     "answer_first": (
-        "warning",
         "conversations begin with the assistant",
         "conversation begins with the assistant",
         "Many chat templates want the user first.",
     ),
     "same_twice": (
-        "warning",
         "conversations have two turns of the same role in a row",
         "conversation has two turns of the same role in a row",
         "Many chat templates refuse that. Join the turns.",
@@ -53,13 +48,14 @@ class Check(BaseCheck):
         self._problems = {problem: Examples() for problem in _PROBLEMS}
         self._turns: Counter[int] = Counter()
         self._roles: Counter[str] = Counter()
-        self._with_system = 0
+        self._with_system = self._rows = 0
 
     def see(self, entry: Entry) -> None:
         row = entry.row
         if not isinstance(row, ChatRow):
             return
         roles = [message.role for message in row.messages]
+        self._rows += 1
         self._turns[len(roles)] += 1
         self._roles.update(roles)
         self._with_system += "system" in roles
@@ -69,7 +65,8 @@ class Check(BaseCheck):
     def findings(self) -> Iterable[Finding]:
         for problem, found in self._problems.items():
             if found.count:
-                severity, many, one, advice = _PROBLEMS[problem]
+                many, one, advice = _PROBLEMS[problem]
+                severity = grave(found.count, self._rows) if problem == "no_answer" else "warning"
                 title = f"{found.count:,} {many if found.count > 1 else one}"
                 yield Finding(name, severity, title, found.count, advice, tuple(found.kept))
 

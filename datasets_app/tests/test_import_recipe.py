@@ -68,12 +68,13 @@ def test_the_report_counts_what_is_wrong(tmp_path: Path) -> None:
         ("duplicates", "warning"): 3,
         ("bad_lines", "warning"): 1,
         ("numbers_as_text", "info"): 1,
+        ("characters", "warning"): 1,
     }
     assert report["summary"] == {
         "rows": 9,
         "bad_lines": 1,
         "error": 1,
-        "warning": 3,
+        "warning": 4,
         "info": 1,
         "empty_fields": 2,
         "duplicates": 3,
@@ -145,7 +146,7 @@ def test_an_import_stops_when_asked(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """100 MB take less than 60 MB more than 1 MB does (what the checks keep is 24 bytes a row)."""
+    """100 MB take less than 100 MB more than 1 MB does: the checks keep 64 bytes a row, the near ones 64 MB at most."""
     random.seed(7)
     words = [f"word{n}" for n in range(400)]
     lines = [
@@ -156,7 +157,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
             for n in range(times):
                 file.writelines(f'{line[:-2]} {n}"}}\n' for line in lines)
     assert (tmp_path / "large.jsonl").stat().st_size > 100 * 10**6
-    assert peak_memory(tmp_path, "large.jsonl") - peak_memory(tmp_path, "small.jsonl") < 60 * 10**6
+    assert peak_memory(tmp_path, "large.jsonl") - peak_memory(tmp_path, "small.jsonl") < 100 * 10**6
 
 
 def peak_memory(folder: Path, name: str) -> int:
