@@ -8,14 +8,14 @@ from operator import itemgetter
 from typing import Any
 
 from django.db import transaction
-from django.db.models.functions import Now
+from django.db.models import F
 
 from project.contracts.events import Checkpoint as CheckpointSaid
 from project.contracts.events import Event, Metrics, Progress, Started
 from project.jobs import journal, points, policy, rollups
 from project.jobs.models import Checkpoint, Job, JobAttempt, JobEvent
 from project.jobs.models.job import as_time
-from project.jobs.ownership import WISHES, Ownership, lease_end
+from project.jobs.ownership import WISHES, Ownership
 from project.jobs.points import Numbers
 from project.jobs.reading import Line, Measured
 
@@ -57,7 +57,8 @@ class Ingest:
         self._pace: deque[tuple[float, int]] = deque()
         self._shape: tuple[int, str, str] | None = None
         self._keys: dict[str, str] = {}  # what an engine calls a number -> as the database takes it
-        self._tops: dict[str, int] = {}  # the last step of each key that is committed
+        self._ends: dict[str, rollups.End] = {}  # of each series, as it is committed
+        self._latest: dict[str, float] | None = None  # the newest number of each, as it is committed
         self.checkpoints_written = 0
 
     @property
@@ -101,7 +102,7 @@ class Ingest:
         """A commit that failed may have been done all the same, and only its answer lost."""
         lines = JobAttempt.objects.filter(job_id=self._own.job_id, number=self._own.attempt).values_list("lines")
         if batch.last_line is not None and lines.get()[0] >= batch.last_line.number:
-            self._tops = {}  # read again
+            self._ends, self._latest = {}, None  # read again
             self.checkpoints_written += len(batch.checkpoints)
         else:
             self._write(batch, {})
@@ -109,23 +110,28 @@ class Ingest:
 
     def _write(self, batch: Batch, attempt_fields: Mapping[str, Any]) -> Job:
         with transaction.atomic():
-            job = self._own.lock("attempt", "last_seq", "latest", *WISHES)
-            self._write_events(job, batch)
-            tops = self._write_metrics(batch)
+            events = self._events(batch)
+            latest = self._newest(batch)
+            fields = self._progress_fields(batch) | ({"latest": latest} if batch.latest else {})
+            job = self._own.write("last_seq", *WISHES, last_seq=F("last_seq") + len(events), **fields)
+            for seq, event in enumerate(events, job.last_seq - len(events) + 1):
+                event.seq = seq
+            JobEvent.objects.bulk_create(events, batch_size=500)
+            ends = self._write_metrics(batch)
             policy.write(job, batch.checkpoints.values())
             self._write_attempt(batch, attempt_fields)
-            Job.objects.filter(pk=job.pk).update(
-                last_seq=job.last_seq,
-                lease_until=lease_end(),
-                heartbeat_at=Now(),
-                suspected_at=None,
-                **self._progress_fields(batch),
-                **({"latest": {**job.latest, **batch.latest}} if batch.latest else {}),
-            )
             journal.hint(job)
-        self._tops = tops
+        self._ends, self._latest = ends, latest
         self.checkpoints_written += len(batch.checkpoints)
         return job
+
+    def _newest(self, batch: Batch) -> dict[str, float] | None:
+        """The newest number of each series, once the batch is written. Nobody else writes them."""
+        if not batch.latest:
+            return self._latest
+        if self._latest is None:
+            self._latest = self._own.rows().values_list("latest", flat=True).first() or {}
+        return {**self._latest, **batch.latest}
 
     def _event(self, line: Line, said: Event) -> JobEvent:
         body = said.model_dump(mode="json", exclude={"type", "at"})
@@ -153,17 +159,16 @@ class Ingest:
             batch.metrics[key][said.step] = (value, said.at)
             batch.latest[key] = value
 
-    def _write_metrics(self, batch: Batch) -> dict[str, int]:
-        """Write points and roll-ups; returns the last steps as they are once this is committed."""
+    def _write_metrics(self, batch: Batch) -> dict[str, rollups.End]:
+        """Write points and roll-ups; returns where the series end once this is committed."""
         if not batch.metrics:
-            return self._tops
-        before = self._tops | rollups.tops(self._own.job_id, batch.metrics.keys() - self._tops.keys())
-        new = {key: said for key, said in batch.metrics.items() if min(said) > before.get(key, -1)}
+            return self._ends
+        before = self._ends | rollups.ends(self._own.job_id, batch.metrics.keys() - self._ends.keys())
+        new = {key: said for key, said in batch.metrics.items() if key not in before or min(said) > before[key].step}
         points.add(self._own, new)
         points.replace(self._own, {key: said for key, said in batch.metrics.items() if key not in new})
         values = {key: {step: value for step, (value, _) in said.items()} for key, said in batch.metrics.items()}
-        rollups.update(self._own.job_id, values, before)
-        return before | {key: max(before.get(key, -1), *said) for key, said in batch.metrics.items()}
+        return rollups.update(self._own.job_id, values, before)
 
     def _take_progress(self, line: Line, said: Progress) -> None:
         """Only the newest becomes an event, and the last one of each phase."""
@@ -199,14 +204,13 @@ class Ingest:
             "progress_at": as_time(said.at),
         }
 
-    def _write_events(self, job: Job, batch: Batch) -> None:
+    def _events(self, batch: Batch) -> list[JobEvent]:
+        """The events of a batch, still without their numbers; of one that is written again as if for the first time."""
         events = [*batch.events, *self._progress_event(batch), *self._metrics_event(batch)]
         events.sort(key=lambda event: event.line or 0)
         for event in events:
-            job.last_seq += 1
             event.pk = None
-            event.seq = job.last_seq
-        JobEvent.objects.bulk_create(events, batch_size=500)
+        return events
 
     def _progress_event(self, batch: Batch) -> list[JobEvent]:
         said, line, rate = batch.progress, batch.progress_line, self._rate() if self._pace else None

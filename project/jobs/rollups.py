@@ -21,6 +21,13 @@ CLOSE = 64  # stretches: what lies nearer together is read by one query
 Points = dict[int, float]  # value by step
 
 
+class End(NamedTuple):
+    """Where a series ends: its last step, and the points of the leaf that holds it, where the writer knows them."""
+
+    step: int = -1
+    leaf: Points | None = None
+
+
 class Stretch(NamedTuple):
     """What is known of a stretch: its ends, and its least and greatest value with the steps where they are."""
 
@@ -46,26 +53,39 @@ def level_for(steps: float) -> int | None:
     return max((level for level in range(LEVELS) if width(level) <= steps), default=None)
 
 
-def tops(job_id: UUID, keys: Iterable[str]) -> dict[str, int]:
+def ends(job_id: UUID, keys: Iterable[str]) -> dict[str, End]:
     """The last step of each of `keys` that has points."""
     found = {}
     for key in keys:
         last = Metric.objects.filter(job=job_id, key=key).order_by("-step").values_list("step", flat=True).first()
         if last is not None:
-            found[key] = last
+            found[key] = End(last)
     return found
 
 
-def update(job_id: UUID, written: dict[str, Points], before: dict[str, int]) -> None:
+def update(job_id: UUID, written: dict[str, Points], before: dict[str, End]) -> dict[str, End]:
     """Bring the stretches up to date with points that this transaction has written.
 
-    `before` has the last step of every key from before that. The caller holds the job's row.
+    `before` has the end of every key from before that; the answer, once this is committed. The caller holds the job's
+    row.
     """
     rows: list[tuple[Any, ...]] = []
+    after = dict(before)
     for key, points in written.items():
-        for level, stretches in enumerate(_changed(job_id, key, points, before.get(key, -1))):
+        end = before.get(key, End())
+        for level, stretches in enumerate(_changed(job_id, key, points, end)):
             rows += [(key, level, bucket, *stretch) for bucket, stretch in stretches.items()]
+        after[key] = _end(end, points)
     _write(job_id, rows)
+    return after
+
+
+def _end(before: End, points: Points) -> End:
+    last = max(before.step, *points)
+    leaf = {step: value for step, value in points.items() if step // LEAF == last // LEAF}
+    if before.step // LEAF < last // LEAF:  # it is all ours
+        return End(last, leaf)
+    return End(last, None if before.leaf is None else before.leaf | leaf)
 
 
 def read(job_id: UUID, key: str, level: int) -> Iterator[Stretch]:
@@ -88,8 +108,9 @@ def points_of(job_id: UUID, key: str, begin: int, end: int | None = None) -> Poi
     return dict(rows.order_by("step", "attempt").values_list("step", "value"))
 
 
-def _changed(job_id: UUID, key: str, points: Points, before: int) -> Iterator[dict[int, Stretch]]:
+def _changed(job_id: UUID, key: str, points: Points, end: End) -> Iterator[dict[int, Stretch]]:
     """The complete stretches that `points` change, level by level, until there are none."""
+    before = end.step
     after = max(before, *points)
     made: dict[int, Stretch] = {}
     for level in range(LEVELS):
@@ -102,15 +123,19 @@ def _changed(job_id: UUID, key: str, points: Points, before: int) -> Iterator[di
         if not changed:
             return
         if level == 0:
-            made = _leaves(job_id, key, points, changed, before)
+            made = _leaves(job_id, key, points, changed, end)
         else:
             made = _wider(job_id, key, level, made, changed, before)
         yield made
 
 
-def _leaves(job_id: UUID, key: str, points: Points, changed: set[int], before: int) -> dict[int, Stretch]:
+def _leaves(job_id: UUID, key: str, points: Points, changed: set[int], end: End) -> dict[int, Stretch]:
     inside: dict[int, Points] = {bucket: {} for bucket in changed}
-    for first, last in _runs(bucket for bucket in changed if bucket <= before // LEAF):
+    begun = {bucket for bucket in changed if bucket <= end.step // LEAF}
+    if end.leaf is not None and end.step // LEAF in begun:
+        begun.remove(end.step // LEAF)
+        inside[end.step // LEAF] |= end.leaf
+    for first, last in _runs(begun):
         for step, value in points_of(job_id, key, first * LEAF, (last + 1) * LEAF).items():
             if step // LEAF in inside:
                 inside[step // LEAF][step] = value

@@ -47,9 +47,10 @@ from project.runner.process import EXIT_FULL
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-TICK = 0.1  # seconds between two looks at the events file
-FLUSH = ((10, 0.25), (60, 0.5))  # (until this age, seconds between two writes): at most four frames per second,
+TICK = 0.1  # seconds between two looks at slow work, or at a database that is away
+FLUSH = ((10, 0.25), (30, 0.5))  # (until this age, seconds between two writes): at most four frames per second,
 SLOW_FLUSH = 1.0  # and fewer for a job that takes longer
+LOOKS = 0.4  # of such a pause: between two looks at the events file
 LOOK = 1.0  # seconds between two looks at the job's flags
 LOG_EVERY = 5.0  # seconds between two copies of the log's tail
 LOG_BYTES = 16 * 1024
@@ -198,7 +199,7 @@ class Supervisor:
 
     def _follow(self, engine: Engine) -> Ended:
         while True:
-            ended = engine.wait(TICK)
+            ended = engine.wait(min(self._pause_between_writes(time.monotonic()) * LOOKS, settings.JOB_BEAT))
             self._take_events()
             self._stay_alive()
             self._pass_on_wishes(engine)
