@@ -5,29 +5,16 @@ The recipe `import` writes what comes out; the web process runs the same pass ov
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from datasets_app import mapping
-from datasets_app.reading import BadLine, Detected, Limits, Record, Source, detect, excerpt
+from datasets_app.reading import BadLine, Detected, Limits, Record, Source, detect_format, excerpt
 from datasets_app.shapes import BadRow, Parts, listed
-from project.contracts.chat import Message
-from project.contracts.rows import (
-    ROW,
-    ChatRow,
-    CompletionRow,
-    PreferenceRow,
-    PromptRow,
-    Row,
-    RowKind,
-    TextRow,
-    UnpairedRow,
-    row_bytes,
-)
+from project.contracts.rows import ROW, Row, RowKind, value_bytes
 from project.contracts.runs import UserError
 
 KEPT_BAD_LINES = 100
@@ -38,12 +25,20 @@ _META = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=Fa
 
 @dataclass(frozen=True)
 class Options:
-    """How to read a file. `columns` maps parts of a row to columns, empty to recognise them."""
+    """How to read a file. `columns` maps parts of a row to columns, empty to recognise them.
+
+    `split` is the part of a folder that has several.
+    """
 
     format: str = "auto"
     columns: dict[str, str] = field(default_factory=dict)
     skip_bad_lines: bool = False
     limits: Limits = field(default_factory=Limits)
+    encoding: str = "auto"
+    split: str = ""
+
+    def source(self, path: Path, name: str = "") -> Source:
+        return Source(path, name, self.limits, self.encoding, self.split)
 
 
 class TextPart(NamedTuple):
@@ -55,17 +50,71 @@ class TextPart(NamedTuple):
     may_be_empty: bool = False
 
 
-class Entry(NamedTuple):
-    """One row on its way into a version. `number` counts from 1; `data` is its canonical JSON, `hash` its SHA-256."""
+class Entry:
+    """One row on its way into a version. `number` counts from 1; `data` is its canonical JSON, `hash` its SHA-256.
 
-    number: int
-    line: int
-    row: Row
-    texts: tuple[TextPart, ...]
-    data: str
-    meta: str
-    hash: str
-    as_text: tuple[str, ...]  # columns whose numbers were taken as texts
+    `row` and `texts` may be None at first: they are made of `data` when they are asked for, because not everybody
+    does, and a million rows are passed on. An entry never changes; `_replace` makes another one.
+    """
+
+    __slots__ = ("_row", "_texts", "_value", "as_text", "data", "hash", "line", "meta", "number")
+
+    def __init__(
+        self,
+        number: int,
+        line: int,
+        row: Row | None,
+        texts: tuple[TextPart, ...] | None,
+        data: str,
+        meta: str,
+        hash: str,
+        as_text: tuple[str, ...] = (),
+        value: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.number, self.line, self.data, self.meta, self.hash = number, line, data, meta, hash
+        self.as_text = as_text  # columns whose numbers were taken as texts
+        self._row, self._texts, self._value = row, texts, value
+
+    @property
+    def row(self) -> Row:
+        if self._row is None:
+            self._row = ROW.validate_json(self.data)
+        return self._row
+
+    @property
+    def value(self) -> Mapping[str, Any]:
+        """The row as plain JSON: much cheaper than `row` for what only looks."""
+        if self._value is None:
+            self._value = json.loads(self.data)
+        return self._value
+
+    @property
+    def kind(self) -> RowKind:
+        return RowKind(self.value["kind"])
+
+    @property
+    def texts(self) -> tuple[TextPart, ...]:
+        if self._texts is None:
+            self._texts = texts_of(self.value)
+        return self._texts
+
+    def _replace(self, **changes: Any) -> "Entry":
+        """This entry with other values. Who changes `data` gives `row` and `texts` too, or None for both."""
+        kept = {name: getattr(self, name) for name in ("number", "line", "data", "meta", "hash", "as_text")}
+        if not {"data", "row"} & changes.keys():
+            kept |= {"row": self._row, "texts": self._texts, "value": self._value}
+        return Entry(**({"row": None, "texts": None} | kept | changes))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Entry):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in ("number", "line", "data", "meta"))
+
+    def __hash__(self) -> int:
+        return hash((self.number, self.hash))
+
+    def __repr__(self) -> str:
+        return f"Entry({self.number}, line={self.line}, data={self.data!r}, meta={self.meta!r})"
 
 
 @dataclass
@@ -98,9 +147,9 @@ class Importing:
 
     def __init__(self, path: Path, options: Options, *, name: str = "") -> None:
         self.options = options
-        self.source = Source(path, name=name, limits=options.limits)
+        self.source = options.source(path, name)
         self.bad = BadLines()
-        self.detected: Detected = detect(self.source, options.format)
+        self.detected: Detected = detect_format(self.source, options.format)
         self._records = iter(self.detected.format.read(self.source))
         self._peeked = self._peek()
         first = next((record for record in self._peeked if isinstance(record, Record)), None)
@@ -124,7 +173,7 @@ class Importing:
         peeked: list[Record | BadLine] = []
         for record in self._records:
             peeked.append(record)
-            if len(peeked) >= _PEEK_ROWS or self.source.position > _PEEK_BYTES:
+            if len(peeked) >= _PEEK_ROWS or self.source.unpacked > _PEEK_BYTES:
                 break
         return peeked
 
@@ -170,7 +219,7 @@ class Importing:
     def check(self, up_to: int) -> None:
         """Read the first `up_to` bytes through, for an answer before the job. Raises UserError as `rows` does."""
         for _ in self.rows():
-            if self.source.position > up_to:
+            if self.source.unpacked > up_to:
                 break
         self._refuse_bad_lines()
 
@@ -187,23 +236,20 @@ class Importing:
             return None
 
     def _convert(self, record: Record, number: int) -> Entry:
+        """Shapes give rows of texts only (and of tools), so what they give needs no second validation."""
         parts: Parts = self.mapped.parts(record.fields)
         value = self.mapped.shape.convert(parts)
         try:
-            row = ROW.validate_python(value)
-            data = row_bytes(row)
-            meta = _META.encode(parts.meta())
-            meta.encode()
+            data = value_bytes(value)
+            meta = _meta(parts.meta())
         except UnicodeEncodeError as error:
             half = error.object[error.start]
             raise BadRow(f"it holds half a character (\\u{ord(half):04x} without its partner).") from None
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            raise BadRow(f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}.") from None
         except ValueError:  # JSON's 1e999 is read as infinity
             raise BadRow("it holds a number too large to keep.") from None
         digest = hashlib.sha256(data).hexdigest()
-        return Entry(number, record.line, row, texts(row), data.decode(), meta, digest, tuple(parts.as_text))
+        as_text = tuple(parts.as_text)
+        return Entry(number, record.line, None, texts_of(value), data.decode(), meta, digest, as_text, value)
 
     def _refuse_bad_lines(self) -> None:
         if self.bad.count and not self.options.skip_bad_lines:
@@ -244,47 +290,76 @@ def teaches(entry: Entry) -> bool:
     return any(part.learned and part.text.strip() for part in entry.texts)
 
 
+def _meta(fields: Mapping[str, Any]) -> str:
+    """The other columns as JSON. Raises ValueError as rows do."""
+    if not fields:
+        return "{}"
+    meta = _META.encode(fields)
+    meta.encode()
+    return meta
+
+
 def texts(row: Row) -> tuple[TextPart, ...]:
     """Every text of a row, in order."""
-    match row:
-        case TextRow():
-            return (TextPart("text", row.text, True),)
-        case CompletionRow():
-            return (TextPart("prompt", row.prompt, False), TextPart("completion", row.completion, True))
-        case ChatRow():
-            return tuple(
-                TextPart(
-                    f"message {number} ({message.role})",
-                    message.content,
-                    message.role == "assistant" and message.weight != 0,
-                    message.role == "system",
-                )
-                for number, message in enumerate(row.messages, 1)
-            )
-        case PreferenceRow():
+    return texts_of(row.model_dump(mode="json", exclude_none=True))
+
+
+def texts_of(value: Mapping[str, Any]) -> tuple[TextPart, ...]:
+    """Every text of a row that is given as plain JSON, in order. A call of a tool is a text too."""
+    match value["kind"]:
+        case "chat":
+            return tuple(_turns(value["messages"]))
+        case "completion":
+            return (TextPart("prompt", value["prompt"], False), TextPart("completion", value["completion"], True))
+        case "text":
+            return (TextPart("text", value["text"], True),)
+        case "preference":
             return (
-                *_parts("prompt", row.prompt),
-                *_parts("chosen", row.chosen, True),
-                *_parts("rejected", row.rejected),
+                *_parts("prompt", value["prompt"]),
+                *_parts("chosen", value["chosen"], True),
+                *_parts("rejected", value["rejected"]),
             )
-        case UnpairedRow():
-            return (*_parts("prompt", row.prompt), *_parts("completion", row.completion, True))
-        case PromptRow():
-            return _parts("prompt", row.prompt, True)
+        case "unpaired":
+            return (*_parts("prompt", value["prompt"]), *_parts("completion", value["completion"], True))
+        case _:
+            return tuple(_parts("prompt", value["prompt"], True))
 
 
-def _parts(where: str, messages: Iterable[Message], learned: bool = False) -> tuple[TextPart, ...]:
-    return tuple(TextPart(where, message.content, learned, message.role == "system") for message in messages)
+def _turns(messages: Iterable[Mapping[str, Any]]) -> Iterator[TextPart]:
+    for number, message in enumerate(messages, 1):
+        role = message["role"]
+        learned = role == "assistant" and message.get("weight") != 0
+        calls = message.get("tool_calls", ())
+        yield TextPart(_where(number, role), message["content"], learned, role == "system" or bool(calls))
+        for call in calls:
+            yield TextPart(f"message {number} ({role}, a call)", _call_text(call), learned)
+
+
+@lru_cache(10_000)
+def _where(number: int, role: str) -> str:
+    return f"message {number} ({role})"
+
+
+def _parts(where: str, messages: Iterable[Mapping[str, Any]], learned: bool = False) -> Iterator[TextPart]:
+    for message in messages:
+        calls = message.get("tool_calls", ())
+        yield TextPart(where, message["content"], learned, message["role"] == "system" or bool(calls))
+        for call in calls:
+            yield TextPart(f"{where} (a call)", _call_text(call), learned)
+
+
+def _call_text(call: Mapping[str, Any]) -> str:
+    return f"{call['function']['name']}({call['function']['arguments']})"
 
 
 def look(path: Path, options: Options, *, name: str = "") -> tuple[Detected, list[str], list[dict[str, Any]]]:
     """(format, columns, first records) of a file, for choosing a mapping by eye. Raises UserError."""
-    source = Source(path, name=name, limits=options.limits)
-    detected = detect(source, options.format)
+    source = options.source(path, name)
+    detected = detect_format(source, options.format)
     records: list[dict[str, Any]] = []
     for record in detected.format.read(source):
         if isinstance(record, Record):
             records.append(record.fields)
-        if len(records) >= 5 or source.position > _PEEK_BYTES:
+        if len(records) >= 5 or source.unpacked > _PEEK_BYTES:
             break
     return detected, list(dict.fromkeys(key for fields in records for key in fields)), records

@@ -11,9 +11,18 @@ from typing import Any
 
 from datasets_app.reading import excerpt
 from datasets_app.shapes import PARTS, SHAPES, Fields, Parts, Shape, listed
+from project.contracts.rows import RowKind
 from project.contracts.runs import UserError
 
 _CONVERSATIONS = ("messages", "conversations", "conversation")
+# Other names that leave no doubt: OpenAI's preference format, LLaMA-Factory's thumbs, OpenAI's older tools.
+_ALIASES = {
+    "preferred_output": "chosen",
+    "non_preferred_output": "rejected",
+    "kto_tag": "label",
+    "functions": "tools",
+    "system_prompt": "system",
+}
 _PROMPTS = ("prompt", "question", "query", "instruction", "input", "user", "utterance", "sentence", "text", "article")
 _ANSWERS = ("completion", "answer", "response", "output", "reply", "assistant", "label", "category", "intent", "class",
             "target", "summary", "translation")  # fmt: skip
@@ -28,7 +37,8 @@ class UnclearColumns(UserError):
         super().__init__(
             f"It is not clear what to learn from the columns {listed(columns)}.",
             hint=f"Say which column is what, for example columns={excerpt(say)}. Known without asking: messages; "
-            "conversations; prompt and completion; input and output; instruction, input and output; text.",
+            "conversations; prompt and completion; input and output; instruction, input and output; prompt, chosen and "
+            "rejected; prompt alone; text.",
             field="columns",
         )
 
@@ -51,17 +61,25 @@ def recognise(columns: Sequence[str], first: Fields) -> Mapped:
     """
     names = {column.strip().lower(): column for column in reversed(columns)}
     found = {part: names[part] for part in PARTS if part in names}
+    for alias, part in _ALIASES.items():
+        if alias in names:
+            found.setdefault(part, names[alias])
     found.pop("messages", None)
+    if "input" in found and _holds_messages(first.get(found["input"])):
+        found["prompt"] = found.pop("input")
     for name in _CONVERSATIONS:
-        if name in names and isinstance(first.get(names[name]), list | str):
+        if name in names and isinstance(first.get(names[name]), list | str | dict):
             found.setdefault("messages", names[name])
     if "label" in found and not _is_truth(first.get(found["label"])):
         found.pop("label", None)
     if any(name in names for name in (*_ANSWERS, "prompt", "question", "query")):
         found.pop("text", None)
     found = _input_and_output(found)
+    may_be_answered = any(name in names for name in (*_ANSWERS, "text"))
     for shape in SHAPES:
         if shape.required <= found.keys():
+            if shape.kind is RowKind.PROMPT and may_be_answered:
+                break
             wanted = shape.required | shape.optional
             return Mapped(shape, {part: column for part, column in found.items() if part in wanted})
     raise UnclearColumns(columns)
@@ -89,7 +107,8 @@ def chosen(mapping: Mapping[str, str], columns: Sequence[str]) -> Mapped:
     raise UserError(
         f"The parts {', '.join(mapping)} make no row.",
         hint="Use messages; prompt and completion; instruction and output (and input); prompt, chosen and rejected; "
-        "prompt, completion and label; or text. Add system where there is one.",
+        "chosen and rejected; prompt, completion and label; prompt alone; or text. Add system and tools where there "
+        "are any.",
         field="columns",
     )
 
@@ -112,6 +131,10 @@ def _input_and_output(parts: Mapping[str, str]) -> dict[str, str]:
         return dict(parts)
     names = {"input": "prompt", "output": "completion"}
     return {names.get(part, part): column for part, column in parts.items()}
+
+
+def _holds_messages(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, dict) and isinstance(value.get("messages"), list))
 
 
 def _is_truth(value: Any) -> bool:

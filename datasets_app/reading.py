@@ -2,30 +2,37 @@
 
 A format is one module in `datasets_app/formats/` (or named by an entry point `tuneloop.formats`) with
 `name`, `label`, `suffixes`, `detect(head)` and `read(source)`. It yields a `Record` for each row and a `BadLine` for
-each that cannot be read; what makes the whole file unreadable is a `UserError`.
+each that cannot be read; what makes the whole file unreadable is a `UserError`. Formats of text see UTF-8 without a
+byte order mark, whatever the file is encoded or packed with. A format of bytes says `binary = True`, and is given
+`source.path`, a file or a folder.
 """
 
+import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
+from datasets_app import encodings
+from datasets_app.unpacking import SUFFIXES as PACKED_SUFFIXES
+from datasets_app.unpacking import Unpacking, kind_of
 from project.contracts.plugins import Plugins
 from project.contracts.runs import UserError
 
 HEAD_BYTES = 128 * 1024
-_UTF8_BOM = b"\xef\xbb\xbf"
 _SKIP_BYTES = 1024 * 1024
+_BUFFER = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one import may take. `bytes` and `line_bytes` are bytes of the file as uploaded."""
+    """What one import may take. `bytes` are those of the file as uploaded, `unpacked_bytes` what it stands for."""
 
     bytes: int = 2 * 1024**3
     rows: int = 5_000_000
     line_bytes: int = 8 * 1024**2
+    unpacked_bytes: int = 8 * 1024**3
 
 
 class Record(NamedTuple):
@@ -52,12 +59,16 @@ class Guess:
 
 @dataclass(frozen=True)
 class Head:
-    """The beginning of a file. `text` is without byte order mark; `complete` when it is the whole file."""
+    """The beginning of a file. `data` are its bytes, unpacked; `text` is decoded; `complete` when it is all of it.
+
+    `suffix` is the name's, without that of gzip or zstd. Of a folder, `names` are its files and the rest is empty.
+    """
 
     data: bytes
     text: str
     suffix: str
     complete: bool
+    names: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[str]:
@@ -67,54 +78,182 @@ class Head:
         return [line.rstrip("\r") for line in whole]
 
 
+@dataclass
 class Source:
-    """A file on its way through a format. `position` is the number of bytes read so far, for progress."""
+    """A file, or a folder of files, on its way through a format. `encoding` is what the user said, or auto.
 
-    def __init__(self, path: Path, *, name: str = "", limits: Limits | None = None) -> None:
-        self.path, self.name, self.limits = path, name or path.name, limits or Limits()
-        self.size = path.stat().st_size
-        self.position = 0
+    `split` names the part of a folder that has several (train, test, ...).
+    """
+
+    path: Path
+    name: str = ""
+    limits: Limits = field(default_factory=Limits)
+    encoding: str = "auto"
+    split: str = ""
+    _raw: "_Counted | None" = None
+    _unpacking: Unpacking | None = None
+    _done: int = 0  # bytes of the file that were read, where a format reads it itself
+    _out: int | None = None  # bytes that came out of them
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.path.name
+        self.size = size_of(self.path)
+
+    @property
+    def is_folder(self) -> bool:
+        return self.path.is_dir()
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file read so far, for progress. A format that reads `path` itself says it with `advance`."""
+        return self._done if self._raw is None else self._raw.position
+
+    @property
+    def unpacked(self) -> int:
+        """Bytes that came out so far: what the work depends on."""
+        if self._out is not None:
+            return self._out
+        return self._unpacking.position if self._unpacking is not None else self.position
+
+    def advance(self, position: int, unpacked: int | None = None) -> None:
+        """Say how far a format that opens `path` itself has come, and how many bytes came out."""
+        self._raw, self._done, self._out = None, position, unpacked
+
+    @cached_property
+    def packing(self) -> str:
+        """'gzip', 'zstd' or ''."""
+        if self.is_folder:
+            return ""
+        with self.path.open("rb") as file:
+            return kind_of(file.read(4))
+
+    @cached_property
+    def found_encoding(self) -> encodings.Found:
+        """The encoding, decided by the first megabytes. Raises UserError for one that can't be."""
+        with self._open_bytes() as file:
+            sample = _read_up_to(file, encodings.SAMPLE_BYTES)
+        return encodings.find(sample, self.encoding, complete=len(sample) < encodings.SAMPLE_BYTES)
 
     @cached_property
     def head(self) -> Head:
-        with self.path.open("rb") as file:
-            data = file.read(HEAD_BYTES)
-        complete = len(data) == self.size
-        text = data.removeprefix(_UTF8_BOM).decode("utf-8", errors="replace")
+        suffixes = [suffix.lower() for suffix in Path(self.name).suffixes]
+        if self.packing and suffixes and suffixes[-1] in PACKED_SUFFIXES:
+            suffixes.pop()
+        suffix = suffixes[-1] if suffixes else ""
+        if self.is_folder:
+            names = sorted(path.relative_to(self.path).as_posix() for path in files_of(self.path))
+            return Head(b"", "", suffix, True, tuple(names))
+        with self._open_bytes() as file:
+            data = _read_up_to(file, HEAD_BYTES)
+        with self.open() as file:
+            text = _read_up_to(file, HEAD_BYTES)
+        complete = len(data) < HEAD_BYTES and len(text) < HEAD_BYTES
+        words = text.decode("utf-8", errors="replace")
         if not complete:
-            text = text.rstrip("\ufffd")  # a character cut in half by the end of the head
-        return Head(data, text, Path(self.name).suffix.lower(), complete)
+            words = words.rstrip("\ufffd")  # a character cut in half by the end of the head
+        return Head(data, words, suffix, complete)
 
     def open(self) -> BinaryIO:
-        """The file behind its byte order mark."""
-        file = self.path.open("rb")
-        self.position = len(_UTF8_BOM) if file.read(len(_UTF8_BOM)) == _UTF8_BOM else 0
-        file.seek(self.position)
-        return file
+        """The text behind its byte order mark, as UTF-8. A byte that its encoding does not have is none of UTF-8."""
+        found = self.found_encoding
+        file = self._open_bytes()
+        file.read(found.mark)
+        returns = self._ends_lines_like_old_macs
+        if found.name == "utf-8" and not returns:
+            return file
+        return cast(BinaryIO, io.BufferedReader(encodings.AsUtf8(file, found.name, carriage_returns=returns), _BUFFER))
+
+    @cached_property
+    def _ends_lines_like_old_macs(self) -> bool:
+        with self._open_bytes() as file:
+            beginning = _read_up_to(file, HEAD_BYTES)
+        return b"\r" in beginning[:-2] and b"\n" not in beginning
+
+    def _open_bytes(self) -> BinaryIO:
+        """The file's bytes, unpacked."""
+        self._raw = _Counted(self.path)
+        self._unpacking = None
+        if not self.packing:
+            return cast(BinaryIO, io.BufferedReader(self._raw, _BUFFER))
+        packed = cast(BinaryIO, io.BufferedReader(self._raw, _BUFFER))
+        self._unpacking = Unpacking(packed, self.packing, limit=self.limits.unpacked_bytes, name=self.name)
+        return cast(BinaryIO, io.BufferedReader(self._unpacking, _BUFFER))
 
     def lines(self) -> Iterator[tuple[int, str] | BadLine]:
-        """(number, text with its line end) of each line; too long ones and ones that are not UTF-8 as BadLine."""
+        """(number, text with its line end) of each line; too long and badly encoded ones as BadLine."""
         longest = self.limits.line_bytes
         with self.open() as file:
             number = 0
             while data := file.readline(longest + 1):
                 number += 1
-                self.position += len(data)
                 if len(data) > longest:
-                    self._skip_line(file, data)
+                    _skip_line(file, data)
                     yield BadLine(number, f"it is longer than {longest:,} bytes.")
                     continue
                 try:
                     text = data.decode("utf-8")
                 except UnicodeDecodeError as error:
-                    yield BadLine(number, not_utf8(data, error))
+                    yield BadLine(number, self.not_text(data, error))
                     continue
                 yield number, text
 
-    def _skip_line(self, file: BinaryIO, data: bytes) -> None:
-        while data and not data.endswith(b"\n"):
-            data = file.readline(_SKIP_BYTES)
-            self.position += len(data)
+    def not_text(self, data: bytes, error: UnicodeDecodeError) -> str:
+        """What to say about a line with a byte that its encoding does not have: which byte, where."""
+        byte, encoding = data[error.start], self.found_encoding.name
+        if encoding != "utf-8":
+            half = data[error.start : error.start + 3].decode("utf-8", "surrogatepass")
+            byte = ord(half[0]) - 0xDC00
+        advice = (
+            'Save the file with the encoding UTF-8, or say its own, as in encoding="cp1252".'
+            if encoding == "utf-8"
+            else "Say the encoding that it has."
+        )
+        where = f"position {error.start + 1} of the line"
+        return f"byte 0x{byte:02X} at {where} is not {encodings.label(encoding)}. {advice}"
+
+    def part(self, path: Path) -> "Source":
+        """One file of a folder, with the same limits."""
+        return replace(self, path=path, name=path.name, _raw=None, _unpacking=None, _done=0, _out=None)
+
+
+class _Counted(io.FileIO):
+    """A file that remembers how much of it was read, also when it is closed."""
+
+    position = 0
+
+    def readinto(self, buffer: Any, /) -> int:  # type: ignore[override]
+        size = super().readinto(buffer) or 0
+        self.position += size
+        return size
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files below a folder that may hold rows: not hidden, no links."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not path.is_symlink()
+        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    ]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    return sum(file.stat().st_size for file in files_of(path)) if path.is_dir() else path.stat().st_size
+
+
+def _read_up_to(file: BinaryIO, size: int) -> bytes:
+    pieces = []
+    while size > 0 and (piece := file.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def _skip_line(file: BinaryIO, data: bytes) -> None:
+    while data and not data.endswith(b"\n"):
+        data = file.readline(_SKIP_BYTES)
 
 
 def excerpt(text: str, length: int = 160) -> str:
@@ -123,14 +262,6 @@ def excerpt(text: str, length: int = 160) -> str:
     clean = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in cut)
     clean = " ".join(clean.split())
     return clean if len(clean) <= length and len(cut) == len(text) else clean[: length - 1].rstrip() + "…"
-
-
-def not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
-    """What to say about a line that is not UTF-8: which byte, where."""
-    return (
-        f"byte 0x{data[error.start]:02X} at position {error.start + 1} of the line is not UTF-8. "
-        "Save the file with the encoding UTF-8."
-    )
 
 
 class Format(Protocol):
@@ -163,61 +294,98 @@ class Detected:
     evidence: str
 
 
-def detect(source: Source, wanted: str = "auto") -> Detected:
+def detect_format(source: Source, wanted: str = "auto") -> Detected:
     """The format of a file: `wanted`, or what its content looks like. The name of the file never decides alone.
 
-    Raises UserError for a file that is empty, binary or a web page, and for one that no format recognises;
-    UnknownPlugin for a `wanted` that does not exist.
+    Raises UserError for a file that is empty, too large, of a known other kind or a web page, and for one that no
+    format recognises; UnknownPlugin for a `wanted` that does not exist.
     """
     chosen = None if wanted == "auto" else FORMATS.get(wanted)
+    _refuse_what_is_too_large(source)
+    binary = [plugin for plugin in FORMATS.all() if is_binary(plugin)]
+    if chosen is None or is_binary(chosen):
+        found = _best(source, [chosen] if chosen is not None else binary)
+        if found is not None:
+            return found
+    if source.is_folder or (chosen is not None and is_binary(chosen)):
+        raise _not_recognised(source, chosen)
     refuse_what_is_not_text(source)
+    packed = f"unpacked from {source.packing}" if source.packing else ""
+    encoding = "" if source.found_encoding.evidence == "UTF-8" else f"encoded as {source.found_encoding.evidence}"
+    extra = [words for words in (encoding, packed) if words]
     if chosen is not None:
-        return Detected(chosen, "as you said")
-    guesses = [(guess.score, plugin, guess) for plugin in FORMATS.all() if (guess := plugin.detect(source.head))]
+        return Detected(chosen, "; ".join(["as you said", *extra]))
+    best = _best(source, [plugin for plugin in FORMATS.all() if not is_binary(plugin)])
+    if best is None:
+        raise _not_recognised(source, None)
+    return Detected(best.format, "; ".join([best.evidence, *extra]))
+
+
+def is_binary(plugin: Format) -> bool:
+    """Does the format read the file itself, and not its text?"""
+    return bool(getattr(plugin, "binary", False))
+
+
+def _best(source: Source, plugins: list[Format]) -> Detected | None:
+    guesses = [(guess.score, plugin, guess) for plugin in plugins if (guess := plugin.detect(source.head))]
     if not guesses:
-        known = ", ".join(plugin.label for plugin in FORMATS.all())
-        first = next((line for line in source.head.lines if line.strip()), "")
-        raise UserError(
-            f"The format of {source.name} was not recognised; it begins with '{excerpt(first, 60)}'.",
-            hint=f'Tuneloop reads {known}. Of a plain text, write each piece as one line {{"text": …}}.',
-            field="file",
-        )
+        return None
     _, plugin, guess = max(guesses, key=lambda found: found[0])
     return Detected(plugin, guess.evidence)
 
 
+def _not_recognised(source: Source, chosen: Format | None) -> UserError:
+    known = ", ".join(plugin.label for plugin in FORMATS.all())
+    if source.is_folder:
+        return UserError(f"{source.name} is a folder without a file of rows.", hint=f"Read are {known}.", field="file")
+    first = next((line for line in source.head.lines if line.strip()), "")
+    is_not = f"{source.name} is not {chosen.label}" if chosen else f"The format of {source.name} was not recognised"
+    return UserError(
+        f"{is_not}; it begins with '{excerpt(first, 60)}'.",
+        hint=f"Tuneloop reads {known}. Say which, with format.",
+        field="file",
+    )
+
+
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "Unpack it, or save the sheet as CSV UTF-8"),
-    (b"\x1f\x8b", "gzip-compressed", "Unpack it"),
-    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "Unpack it"),
-    (b"BZh", "bzip2-compressed", "Unpack it"),
+    (b"\x1f\x8b", "gzip-compressed twice", "Unpack it once"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed twice", "Unpack it once"),
+    (b"BZh", "bzip2-compressed", "Unpack it, or pack it with gzip"),
+    (b"\xfd7zXZ", "xz-compressed", "Unpack it, or pack it with gzip"),
     (b"7z\xbc\xaf", "a 7-Zip archive", "Unpack it"),
+    (b"Rar!", "a RAR archive", "Unpack it"),
     (b"%PDF", "a PDF document", "Export its content as JSON Lines or CSV"),
     (b"\xd0\xcf\x11\xe0", "an old Excel or Word file", "Save it as CSV UTF-8"),
-    (b"PAR1", "a Parquet file", "Export it as JSON Lines"),
-    (b"ARROW1", "an Arrow file", "Export it as JSON Lines"),
+    (b"PAR1", "a packed Parquet file, or a damaged one", "Upload the Parquet file itself: it is compressed inside"),
+    (b"ARROW1", "a packed Arrow file, or a damaged one", "Upload the Arrow file itself"),
     (b"SQLite format 3", "an SQLite database", "Export the table as CSV"),
     (b"\x89PNG", "a picture", "Choose the file with the rows"),
     (b"\xff\xd8\xff", "a picture", "Choose the file with the rows"),
-    (b"\xff\xfe", "encoded as UTF-16", "Save it with the encoding UTF-8"),
-    (b"\xfe\xff", "encoded as UTF-16", "Save it with the encoding UTF-8"),
 )
+
+
+def _refuse_what_is_too_large(source: Source) -> None:
+    if source.size > source.limits.bytes:
+        raise UserError(
+            f"{source.name} has {source.size:,} bytes; at most {source.limits.bytes:,} are taken.",
+            hint="Split it, or ask the operator to raise MAX_UPLOAD_BYTES.",
+            field="file",
+        )
 
 
 def refuse_what_is_not_text(source: Source) -> None:
     """Raise UserError, saying what the file is instead, when it can't hold rows in any text format."""
-    head, name = source.head, source.name
-    if source.size > source.limits.bytes:
-        raise UserError(
-            f"{name} has {source.size:,} bytes; at most {source.limits.bytes:,} are taken.",
-            hint="Split it, or ask the operator to raise MAX_UPLOAD_BYTES.",
-            field="file",
-        )
+    name = source.name
+    data = source.head.data
+    for magic, what, advice in _MAGIC:
+        if data.startswith(magic):
+            raise UserError(f"{name} is {what}, not a text file.", hint=f"{advice} and upload that.", field="file")
+    if data[257:262] == b"ustar":
+        raise UserError(f"{name} is a tar archive.", hint="Unpack it and upload the file with the rows.", field="file")
+    head = source.head
     if not head.text.strip() and head.complete:
         raise UserError(f"{name} is empty.", hint="Choose a file with at least one row.", field="file")
-    for magic, what, advice in _MAGIC:
-        if head.data.startswith(magic):
-            raise UserError(f"{name} is {what}, not a text file.", hint=f"{advice} and upload that.", field="file")
     start = head.text.lstrip()[:200].lower()
     if start.startswith(("<!doctype html", "<html", "<head", "<body")):
         raise UserError(
@@ -227,10 +395,10 @@ def refuse_what_is_not_text(source: Source) -> None:
         )
     if start.startswith("<?xml"):
         raise UserError(f"{name} is XML.", hint="Export the rows as JSON Lines, JSON or CSV.", field="file")
-    if b"\x00" in head.data:
-        position = head.data.index(b"\x00") + 1
+    if "\x00" in head.text:
+        position = data.find(b"\x00") + 1
         raise UserError(
             f"{name} is a binary file: byte {position} is zero.",
-            hint="Choose a text file encoded as UTF-8.",
+            hint="Choose a text file, or a Parquet file.",
             field="file",
         )

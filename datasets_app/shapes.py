@@ -1,12 +1,15 @@
 """The known ways to write a row, and how each becomes a canonical one. Pure."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from datasets_app import tools
 from datasets_app.formats._strict_json import NotJson, kind_of, loads
 from datasets_app.reading import excerpt
+from datasets_app.tools import BadRow as BadRow
 from project.contracts.rows import RowKind
 
 Fields = Mapping[str, Any]
@@ -14,20 +17,22 @@ Fields = Mapping[str, Any]
 # Part of a row -> what it is for. These are the names a user maps columns to.
 PARTS: dict[str, str] = {
     "messages": "a conversation: a list of messages with role and content",
-    "prompt": "what the model is given",
+    "prompt": "what the model is given: a text, or a list of messages",
     "completion": "the answer it should give",
     "instruction": "the task, as in Alpaca",
     "input": "what the task is about, as in Alpaca; may be empty",
     "output": "the answer, as in Alpaca",
     "history": "earlier turns as [[question, answer], …]",
     "system": "the system prompt; may be empty",
-    "chosen": "the better answer of a pair",
-    "rejected": "the worse answer of a pair",
+    "tools": "descriptions of functions the model may call, as JSON; may be empty",
+    "chosen": "the better answer of a pair, or the whole conversation with it",
+    "rejected": "the worse answer of a pair, or the whole conversation with it",
     "label": "true for a good answer, false for a bad one",
     "text": "plain text to go on learning from",
 }
-OPTIONAL = frozenset({"system", "input", "history"})
-_ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {
+OPTIONAL = frozenset({"system", "input", "history", "tools"})
+Role = Literal["system", "user", "assistant", "tool"]
+_ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
     "user": "user",
@@ -39,11 +44,10 @@ _ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {
     "chatgpt": "assistant",
     "tool": "tool",
     "observation": "tool",
+    "function": "tool",
+    "function_call": "assistant",  # LLaMA-Factory's: the call is JSON in the value
 }
-
-
-class BadRow(ValueError):
-    """Why a record is no row of its shape, as the end of a sentence."""
+_CANONICAL_ROLES = frozenset({"system", "user", "assistant", "tool"})
 
 
 @dataclass(frozen=True)
@@ -96,38 +100,47 @@ class Parts:
         if isinstance(value, str):
             if role != "any":
                 return [{"role": role, "content": value}]
-            value = _json_in_text(value, column)
-        if isinstance(value, dict) and role != "any":
-            value = [value]
+            value = json_in_text(value, column, "a list of messages")
+        if isinstance(value, dict):
+            value = _list_of(value, column, single=role != "any")
         if not isinstance(value, list):
             raise BadRow(f"'{column}' has to be a list of messages, it is {kind_of(value)}.")
         if not value:
             raise BadRow(f"'{column}' holds no message.")
-        return [self._message(message, column, number) for number, message in enumerate(value, 1)]
+        return [
+            message if _is_canonical(message) else self._message(message, column, number)
+            for number, message in enumerate(value, 1)
+        ]
 
     def _message(self, message: Any, column: str, number: int) -> dict[str, Any]:
         where = f"message {number} of '{column}'"
         if not isinstance(message, dict):
             raise BadRow(f"{where} has to be an object with role and content, it is {kind_of(message)}.")
-        for key in ("tool_calls", "function_call"):
-            if message.get(key):
-                raise BadRow(f"{where} has {key}; conversations with tool calls can't be imported yet.")
         role = message.get("role", message.get("from"))
         if role is None:
             raise BadRow(f"{where} has no role.")
         known = _ROLES.get(role.lower()) if isinstance(role, str) else None
         if known is None:
             raise BadRow(f"{where} has the role {json.dumps(role)[:40]}; use system, user, assistant or tool.")
-        result: dict[str, Any] = {"role": known, "content": self._content(message, column, where)}
+        calls = tools.calls_of(message, where, known, as_value=role == "function_call")
+        content = "" if calls and role == "function_call" else self._content(message, column, where, bool(calls))
+        result: dict[str, Any] = {"role": known, "content": content}
+        for name in ("name", "tool_call_id"):
+            if isinstance(message.get(name), str):
+                result[name] = message[name]
+        if calls:
+            result["tool_calls"] = calls
         if message.get("weight") is not None:
             if message["weight"] not in (0, 1) or isinstance(message["weight"], bool):
                 raise BadRow(f"{where} has the weight {json.dumps(message['weight'])[:40]}; use 0 or 1.")
             result["weight"] = int(message["weight"])
         return result
 
-    def _content(self, message: Fields, column: str, where: str) -> str:
+    def _content(self, message: Fields, column: str, where: str, may_be_null: bool) -> str:
         value = message.get("content", message.get("value"))
         if value is None:
+            if may_be_null:
+                return ""
             raise BadRow(f"{where} has no content.")
         if isinstance(value, list):  # OpenAI's content parts
             texts = [part.get("text") for part in value if isinstance(part, dict) and part.get("type") == "text"]
@@ -135,6 +148,15 @@ class Parts:
                 raise BadRow(f"{where} has content that is not text (a picture, for example).")
             return "".join(map(str, texts))
         return self._text(value, column, where)
+
+    def tools(self) -> dict[str, Any]:
+        """{"tools": [...]} where the row describes functions: in a column of its own, or within an OpenAI `input`."""
+        column = self.columns.get("tools")
+        value = self.fields.get(column) if column is not None else None
+        if value is None and isinstance(inside := self.fields.get(self.columns.get("prompt", "")), dict):
+            column, value = "tools", inside.get("tools")
+        found = tools.descriptions(value, f"'{column}'")
+        return {"tools": found} if found else {}
 
     def truth(self, part: str) -> bool:
         """A label: true or false, 1 or 0, in JSON or as a word. Raises BadRow."""
@@ -147,6 +169,8 @@ class Parts:
 
     def meta(self) -> dict[str, Any]:
         """What has no part in the row."""
+        if len(self.fields) == len(self.columns):  # a column is one part, and here none is left
+            return {}
         used = set(self.columns.values())
         return {name: value for name, value in self.fields.items() if name not in used}
 
@@ -162,12 +186,35 @@ def listed(columns: Sequence[str] | Fields) -> str:
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") if names else "nothing"
 
 
-def _json_in_text(text: str, column: str) -> Any:
-    """A CSV has conversations as JSON in a text."""
+def json_in_text(text: str, column: str, what: str) -> Any:
+    """A CSV has conversations as JSON in a text. Raises BadRow."""
     try:
         return loads(text)
     except NotJson as error:
-        raise BadRow(f"'{column}' has to be a list of messages: {error}") from None
+        raise BadRow(f"'{column}' has to be {what}: {error}") from None
+
+
+def _is_canonical(message: Any) -> bool:
+    """Is it a message as it is stored? True of nearly all, so it is asked first."""
+    return (
+        type(message) is dict
+        and len(message) == 2
+        and type(message.get("content")) is str
+        and type(message.get("role")) is str
+        and message["role"] in _CANONICAL_ROLES
+    )
+
+
+def _list_of(value: dict[str, Any], column: str, *, single: bool) -> Any:
+    """The list of messages within an object: OpenAI's {"messages": […]}, or a list for each key, as Arrow has it."""
+    if isinstance(value.get("messages"), list):
+        return value["messages"]
+    lists = [inner for inner in value.values() if isinstance(inner, list)]
+    if lists and len(lists) == len(value) and {"role", "from"} & value.keys():
+        if len({len(inner) for inner in lists}) != 1:
+            raise BadRow(f"'{column}' has lists of different lengths.")
+        return [dict(zip(value, items, strict=True)) for items in zip(*lists, strict=True)]
+    return [value] if single else value
 
 
 # --- what each makes of its parts
@@ -175,9 +222,9 @@ def _json_in_text(text: str, column: str) -> Any:
 
 def _chat(parts: Parts) -> dict[str, Any]:
     messages = parts.messages("messages", role="any")
-    if (system := parts.text("system")) and messages[0]["role"] != "system":
+    if "system" in parts.columns and (system := parts.text("system")) and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    return {"kind": "chat", "messages": messages}
+    return {"kind": "chat", "messages": messages, **parts.tools()}
 
 
 def _completion(parts: Parts) -> dict[str, Any]:
@@ -219,34 +266,90 @@ def _history(parts: Parts) -> list[list[str]]:
 
 def _prompt(parts: Parts) -> list[dict[str, Any]]:
     if "messages" in parts.columns:
-        return parts.messages("messages", role="any")
-    if "instruction" in parts.columns:
-        return [{"role": "user", "content": _alpaca_prompt(parts)}]
-    return parts.messages("prompt", role="user")
+        prompt = parts.messages("messages", role="any")
+    elif "instruction" in parts.columns:
+        prompt = [{"role": "user", "content": _alpaca_prompt(parts)}]
+    else:
+        prompt = parts.messages("prompt", role="user")
+    if (system := parts.text("system")) and prompt[0]["role"] != "system":
+        prompt.insert(0, {"role": "system", "content": system})
+    return prompt
+
+
+def _prompts(parts: Parts) -> dict[str, Any]:
+    return {"kind": "prompt", "prompt": _prompt(parts), **parts.tools()}
 
 
 def _preference(parts: Parts) -> dict[str, Any]:
+    """A prompt with two answers; an answer that repeats the prompt's turns begins behind them."""
     prompt = _prompt(parts)
-    if system := parts.text("system"):
-        prompt.insert(0, {"role": "system", "content": system})
     answers = {part: parts.messages(part, role="assistant") for part in ("chosen", "rejected")}
+    talk = [message for message in prompt if message["role"] != "system"]
+    for part, messages in answers.items():
+        for repeated in (prompt, talk):
+            if len(messages) > len(repeated) > 0 and messages[: len(repeated)] == repeated:
+                answers[part] = messages[len(repeated) :]
+                break
+    return _pair(parts, prompt, answers)
+
+
+def _whole_conversations(parts: Parts) -> dict[str, Any]:
+    """Two conversations that are the same up to the answers: the common turns are the prompt."""
+    chosen, rejected = (_conversation(parts, part) for part in ("chosen", "rejected"))
+    same = 0
+    while same < min(len(chosen), len(rejected)) - 1 and chosen[same] == rejected[same]:
+        same += 1
+    while same and chosen[same]["role"] != "assistant":
+        same -= 1
+    if not same:
+        columns = parts.columns
+        raise BadRow(
+            f"'{columns['chosen']}' and '{columns['rejected']}' do not begin with the same turns, and there is no "
+            "prompt beside them."
+        )
+    return _pair(parts, chosen[:same], {"chosen": chosen[same:], "rejected": rejected[same:]})
+
+
+def _conversation(parts: Parts, part: str) -> list[dict[str, Any]]:
+    """A list of messages, or one text in which Human and Assistant take turns (as in Anthropic's hh-rlhf)."""
+    column = parts.columns[part]
+    value = parts.fields.get(column)
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return parts.messages(part, role="any")
+    pieces = _TURN.split(value)
+    if len(pieces) < 3 or pieces[0].strip():
+        raise BadRow(f"'{column}' is a text without a prompt beside it, and without 'Human:' and 'Assistant:'.")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": text.strip()} for who, text in zip(pieces[1::2], pieces[2::2], strict=True)]
+
+
+_TURN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
+
+
+def _pair(parts: Parts, prompt: list[dict[str, Any]], answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     for part, messages in answers.items():
         if messages[0]["role"] != "assistant":
             column = parts.columns[part]
             raise BadRow(f"'{column}' begins with the role {messages[0]['role']}; only the answer belongs there.")
-    return {"kind": "preference", "prompt": prompt, **answers}
+    return {"kind": "preference", "prompt": prompt, **answers, **parts.tools()}
 
 
 def _unpaired(parts: Parts) -> dict[str, Any]:
     """An answer with a thumb. In a conversation the last turn is the answer."""
     if "messages" in parts.columns:
-        messages = parts.messages("messages", role="any")
+        messages = _prompt(parts)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise BadRow(f"the last message of '{parts.columns['messages']}' has to be the assistant's.")
         prompt, completion = messages[:-1], messages[-1:]
     else:
         prompt, completion = _prompt(parts), parts.messages("completion", role="assistant")
-    return {"kind": "unpaired", "prompt": prompt, "completion": completion, "label": parts.truth("label")}
+    return {
+        "kind": "unpaired",
+        "prompt": prompt,
+        "completion": completion,
+        "label": parts.truth("label"),
+        **parts.tools(),
+    }
 
 
 def _text(parts: Parts) -> dict[str, Any]:
@@ -264,12 +367,14 @@ def _shape(parts: str, label: str, kind: RowKind, convert: Callable[[Parts], dic
 _PAIRS = RowKind.PREFERENCE
 # The most demanding first: recognition takes the first whose required parts are there.
 SHAPES: tuple[Shape, ...] = (
-    _shape("messages chosen rejected [system]", "conversations with a better and a worse answer", _PAIRS, _preference),
-    _shape("messages label", "conversations with a good or bad label", RowKind.UNPAIRED, _unpaired),
-    _shape("messages [system]", "conversations", RowKind.CHAT, _chat),
+    _shape("messages chosen rejected [system] [tools]", "conversations with a better and a worse answer", _PAIRS,
+           _preference),
+    _shape("messages label [system] [tools]", "conversations with a good or bad label", RowKind.UNPAIRED, _unpaired),
+    _shape("messages [system] [tools]", "conversations", RowKind.CHAT, _chat),
     _shape("instruction chosen rejected [input] [system]", "instructions with two answers", _PAIRS, _preference),
-    _shape("prompt chosen rejected [system]", "prompts with a better and a worse answer", _PAIRS, _preference),
-    _shape("prompt completion label", "answers with a good or bad label", RowKind.UNPAIRED, _unpaired),
+    _shape("prompt chosen rejected [system] [tools]", "prompts with a better and a worse answer", _PAIRS, _preference),
+    _shape("chosen rejected [tools]", "pairs of whole conversations", _PAIRS, _whole_conversations),
+    _shape("prompt completion label [system] [tools]", "answers with a good or bad label", RowKind.UNPAIRED, _unpaired),
     _shape("instruction output system [input] [history]", "instructions with a system prompt", RowKind.CHAT, _turns),
     _shape("instruction output history [input]", "instructions with earlier turns", RowKind.CHAT, _turns),
     _shape("instruction output [input]", "instructions", RowKind.COMPLETION, _alpaca),
@@ -277,4 +382,5 @@ SHAPES: tuple[Shape, ...] = (
     _shape("prompt completion history", "prompts with earlier turns", RowKind.CHAT, _turns),
     _shape("prompt completion", "prompts and completions", RowKind.COMPLETION, _completion),
     _shape("text", "plain text", RowKind.TEXT, _text),
-)
+    _shape("prompt [system] [tools]", "prompts only", RowKind.PROMPT, _prompts),
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""CSV with a header line (RFC 4180), separated by comma, semicolon, tab or bar, as Excel and pandas write it."""
+"""CSV with a header line (RFC 4180), separated by comma, semicolon or bar, as Excel and pandas write it."""
 
 import csv
 import re
@@ -11,9 +11,10 @@ from project.contracts.runs import UserError
 
 name = "csv"
 label = "CSV"
-suffixes = (".csv", ".tsv", ".tab")
+suffixes = (".csv",)
 
-DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+DELIMITERS = {",": "comma", ";": "semicolon", "|": "bar"}
+_NAMES = {**DELIMITERS, "\t": "tab"}
 _SAMPLE_ROWS = 50
 _EXCEL_HINT = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # Excel's own first line
 
@@ -36,24 +37,31 @@ def sniff(head: Head) -> tuple[str, int, float]:
         return match[1], 2, 1.0
     best = (",", 0, 0.0)
     for delimiter in DELIMITERS:
-        try:
-            rows = [row for row in islice(csv.reader(head.lines, delimiter=delimiter), _SAMPLE_ROWS) if row]
-        except csv.Error:
-            continue
-        if not rows:
-            continue
-        columns = len(rows[0])
-        agreement = Counter(map(len, rows))[columns] / len(rows)
-        if len(rows) == 1 and not head.complete:
-            agreement = 0.0
-        if (columns > 1, agreement, columns) > (best[1] > 1, best[2], best[1]):
-            best = (delimiter, columns, agreement)
+        columns, agreeing = agreement(head, delimiter)
+        if (columns > 1, agreeing, columns) > (best[1] > 1, best[2], best[1]):
+            best = (delimiter, columns, agreeing)
     return best
 
 
+def agreement(head: Head, delimiter: str) -> tuple[int, float]:
+    """(number of columns, share of the first rows that have as many)."""
+    try:
+        rows = [row for row in islice(csv.reader(head.lines, delimiter=delimiter), _SAMPLE_ROWS) if row]
+    except csv.Error:
+        return 0, 0.0
+    if not rows or (len(rows) == 1 and not head.complete):
+        return len(rows[0]) if rows else 0, 0.0
+    columns = len(rows[0])
+    return columns, Counter(map(len, rows))[columns] / len(rows)
+
+
 def read(source: Source) -> Iterator[Record | BadLine]:
+    return read_separated(source, sniff(source.head)[0])
+
+
+def read_separated(source: Source, delimiter: str) -> Iterator[Record | BadLine]:
+    """The rows under the header. A row of another width is a bad line."""
     csv.field_size_limit(max(csv.field_size_limit(), source.limits.line_bytes))
-    delimiter, _, _ = sniff(source.head)
     rows = _Rows(source, delimiter)
     header: list[str] | None = None
     for first, row in rows:
@@ -121,5 +129,5 @@ def _header(row: list[str], source: Source, line: int) -> list[str]:
 
 
 def _wrong_width(row: list[str], header: list[str], delimiter: str) -> str:
-    advice = f"A text that contains a {DELIMITERS[delimiter]} has to be in quotes."
+    advice = f"A text that contains a {_NAMES[delimiter]} has to be in quotes."
     return f"it has {len(row)} values, the header has {len(header)} columns. {advice}"

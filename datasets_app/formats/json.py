@@ -1,4 +1,7 @@
-"""JSON: one list of objects, read piece by piece, so that a file of any size takes the memory of one row."""
+"""JSON: a list of objects, or objects one after the other, in the memory of one row however large the file.
+
+An object that holds the list under a usual name ({"data": [...]}) is read as that list.
+"""
 
 import codecs
 import json
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from datasets_app.formats import _strict_json as strict
-from datasets_app.reading import BadLine, Guess, Head, Record, Source, not_utf8
+from datasets_app.reading import BadLine, Guess, Head, Record, Source
 from project.contracts.runs import UserError
 
 name = "json"
@@ -18,44 +21,106 @@ suffixes = (".json",)
 _CHUNK = 1024 * 1024
 _LONGEST_WORD = 16  # characters: '-Infinity' or '\\uD83D\\uDE00' cut by the end of a chunk
 _BLANK = re.compile(r"[ \t\r\n]*")
+_LIST_START = re.compile(r"\[[ \t\r\n]*([^ \t\r\n])")
+
+
+# Names under which an object may hold the rows.
+WRAPPERS = ("data", "rows", "examples", "items", "records", "instances", "train", "dataset", "results")
+_WRAPPED = re.compile(r'\s*\{\s*"(?:' + "|".join(WRAPPERS) + r')"\s*:\s*\[\s*[{\]]')
 
 
 def detect(head: Head) -> Guess | None:
     text = head.text.lstrip()
     if text.startswith("["):
         return Guess(0.9, "it begins with '[', a list")
-    if text.startswith("{") and head.suffix in suffixes:
-        return Guess(0.5, "it begins with '{' and is named .json")
-    return Guess(0.3, "it begins with '{'") if text.startswith("{") else None
+    if not text.startswith("{"):
+        return None
+    try:
+        value, end = strict.LENIENT.raw_decode(text)
+    except (ValueError, RecursionError):
+        value, end = {}, 0
+    if _WRAPPED.match(text) or any(_are_rows(value.get(key)) for key in WRAPPERS):
+        return Guess(1.0, "an object that holds a list of rows")
+    if "\n" in text[:end]:
+        return Guess(0.9, "objects over several lines")
+    return Guess(0.5 if head.suffix in suffixes else 0.3, "it begins with '{'")
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def read(source: Source) -> Iterator[Record | BadLine]:
     with source.open() as file:
         window = _Window(source, file)
         if window.next_character() == "{":
-            raise UserError(
-                f"{source.name} is one JSON object, not a list of rows.",
-                hint='Write the rows as a list: [{"prompt": …}, {"prompt": …}], or one object per line.',
-                field="file",
-            )
+            yield from _objects(window)
+            return
         window.expect("[")
-        if window.next_character() == "]":
-            window.take()
-        else:
-            yield from _elements(window)
+        yield from _list(window)
         if window.next_character():
             raise window.problem("there is something behind the end of the list")
+
+
+def _list(window: "_Window") -> Iterator[Record | BadLine]:
+    """The rows behind a '['."""
+    if window.next_character() == "]":
+        window.take()
+    else:
+        yield from _elements(window)
+
+
+def _objects(window: "_Window") -> Iterator[Record | BadLine]:
+    """Objects one after the other. The first may be what holds the list; then the others are not there."""
+    line, members, wrapped = window.line, {}, False
+    window.expect("{")
+    while window.next_character() != "}":
+        key = _key(window)
+        if key in WRAPPERS and not wrapped and window.next_character() == "[" and window.holds_objects():
+            wrapped = True
+            window.take()
+            yield from _list(window)
+        else:
+            member = window.element()
+            if isinstance(member, BadLine):
+                raise window.problem(member.reason.removesuffix("."))
+            if key in members:
+                raise window.problem(f"the key '{key[:60]}' appears twice in one object; keep one of them")
+            members[key] = member.value
+        if window.next_character() not in (",", "}"):
+            raise window.problem("expecting ',' or '}' behind a value")
+        if window.next_character() == ",":
+            window.take()
+            if window.next_character() == "}":
+                raise window.problem("there is a ',' before the end of the object; remove it")
+    window.take()
+    if not wrapped:
+        yield Record(line, members)
+    while window.next_character():
+        element = window.element()
+        yield element if isinstance(element, BadLine) else _row(element)
+
+
+def _key(window: "_Window") -> str:
+    if window.next_character() != '"':
+        raise window.problem("expecting a key in double quotes")
+    key = window.element()
+    if isinstance(key, BadLine):
+        raise window.problem(key.reason.removesuffix("."))
+    window.expect(":")
+    return str(key.value)
+
+
+def _row(element: "_Element") -> Record | BadLine:
+    if isinstance(element.value, dict):
+        return Record(element.line, element.value)
+    return BadLine(element.line, f"it is {strict.kind_of(element.value)}; each row has to be an object.")
 
 
 def _elements(window: "_Window") -> Iterator[Record | BadLine]:
     while True:
         element = window.element()
-        if isinstance(element, BadLine):
-            yield element
-        elif isinstance(element.value, dict):
-            yield Record(element.line, element.value)
-        else:
-            yield BadLine(element.line, f"it is {strict.kind_of(element.value)}; each row has to be an object.")
+        yield element if isinstance(element, BadLine) else _row(element)
         separator = window.next_character()
         if separator not in (",", "]"):
             raise window.problem("expecting ',' or ']' behind a row")
@@ -91,6 +156,18 @@ class _Window:
                 return self._text[self._at]
             if not self._read(_CHUNK):
                 return ""
+
+    @property
+    def line(self) -> int:
+        """The line of the next character."""
+        return self._line
+
+    def holds_objects(self) -> bool:
+        """Is the list that begins here one of objects, or empty?"""
+        while not (match := _LIST_START.match(self._text, self._at)):
+            if len(self._text) - self._at > _CHUNK or not self._read(_CHUNK):
+                return False
+        return match[1] in ("{", "]")
 
     def take(self) -> None:
         self._advance(self._at + 1)
@@ -131,6 +208,8 @@ class _Window:
 
     def _parse(self) -> tuple[Any, int, str]:
         """(value, its end, why it is refused although its end is known)."""
+        if found := strict.quickly(self._text, self._at):
+            return *found, ""
         try:
             value, end = strict.STRICT.raw_decode(self._text, self._at)
             return value, end, ""
@@ -163,7 +242,6 @@ class _Window:
         if self._ended:
             return False
         data = self._file.read(size)
-        self._source.position += len(data)
         self._ended = not data
         self._line_start -= self._at
         try:
@@ -191,6 +269,6 @@ class _Window:
         before = error.object[: error.start]
         line = self._line + self._text.count("\n", self._at) + before.count(b"\n")
         start = before.rfind(b"\n") + 1
-        data = error.object[start : error.end]
+        data = error.object[start : error.start + 4]
         at = UnicodeDecodeError("utf-8", data, error.start - start, error.end - start, error.reason)
-        return UserError(f"{self._source.name}, line {line:,}: {not_utf8(data, at)}", field="file")
+        return UserError(f"{self._source.name}, line {line:,}: {self._source.not_text(data, at)}", field="file")

@@ -1,10 +1,13 @@
 """Files as people send them, for the tests of every way in."""
 
+import gzip
 import io
 import json
 import zipfile
 from pathlib import Path
 from typing import Any
+
+import zstandard
 
 from datasets_app.importing import Entry, Importing, Options
 from datasets_app.reading import Limits
@@ -28,6 +31,31 @@ def zipped() -> bytes:
     return buffer.getvalue()
 
 
+def parquet(columns: dict[str, list[Any]], **options: Any) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), buffer, **options)
+    return buffer.getvalue()
+
+
+def parquet_bomb() -> bytes:
+    """Less than a kilobyte that stands for 40 GB: one text of 10 MB, four thousand times from the dictionary."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 4000, pa.int32()), pa.array(["x" * 10_000_000]))
+    pq.write_table(pa.table({"text": texts}), buffer, compression="zstd", dictionary_pagesize_limit=2**30)
+    return buffer.getvalue()
+
+
+def padded_parquet() -> bytes:
+    """Some kilobytes that unpack to 70 MB of the same letter."""
+    return parquet({"text": ["x" * 70_000_000]}, compression="zstd", use_dictionary=False, write_statistics=False)
+
+
 def one_bad_line(rows: int = 10_000, bad: int = 5_001) -> bytes:
     lines = [json.dumps({"prompt": f"question {n}", "completion": f"answer {n}"}) for n in range(1, rows + 1)]
     lines[bad - 1] = '{"prompt": "question", "completion": '
@@ -41,13 +69,33 @@ BAD_FILES: dict[str, tuple[str, bytes, str, list[str]]] = {
     "binary": ("rows.csv", b"text,label\n\x00\x01\x02", "file", ["binary", "byte 12"]),
     "zip": ("rows.jsonl", zipped(), "file", ["ZIP archive or an Excel workbook", "Unpack it"]),
     "web page": ("rows.jsonl", b"<!DOCTYPE html><html><body>403</body></html>", "file", ["web page (HTML)"]),
-    "utf-16": ("rows.csv", "prompt,completion\na,b\n".encode("utf-16"), "file", ["UTF-16", "UTF-8"]),
-    "latin-1": (
+    "a byte that is no UTF-8": (
         "rows.csv",
-        "prompt,completion\ncafé,coffee\n".encode("latin-1"),
+        "prompt,completion\nnaïve,cliché\ncafé,coffee\n".encode() + b"caf\xe9,coffee\n",
         "file",
-        ["Line 2: byte 0xE9 at position 4", "UTF-8"],
+        ["Line 4: byte 0xE9 at position 4", "UTF-8", 'encoding="cp1252"'],
     ),
+    "half a UTF-16 file": (
+        "rows.csv",
+        "prompt,completion\na,b\n".encode("utf-16") + b"\x00",
+        "file",
+        ["Line 3", "not UTF-16"],
+    ),
+    "an archive": ("rows.csv", b"\0" * 257 + b"ustar\0" + b"\0" * 100, "file", ["tar archive", "Unpack it"]),
+    "damaged gzip": ("rows.jsonl.gz", gzip.compress(jsonl(PAIRS))[:-9], "file", ["damaged", "ends in the middle"]),
+    "damaged zstd": (
+        "rows.jsonl.zst",
+        zstandard.compress(jsonl(PAIRS * 9))[:-9],
+        "file",
+        ["damaged", "ends in the middle"],
+    ),
+    "packed twice": ("rows.jsonl.gz", gzip.compress(gzip.compress(jsonl(PAIRS))), "file", ["compressed twice"]),
+    "packed web page": ("rows.jsonl.gz", gzip.compress(b"<html><body>404</body></html>"), "file", ["web page"]),
+    "damaged Parquet": ("rows.parquet", b"PAR1" + b"x" * 100, "file", ["damaged Parquet file"]),
+    "damaged Arrow": ("rows.arrow", b"ARROW1\0\0" + b"x" * 100, "file", ["damaged Arrow file"]),
+    "a bomb of Parquet": ("rows.parquet", parquet_bomb(), "file", ["Line 1", "longer than 8,388,608 bytes"]),
+    "a padded Parquet": ("rows.parquet", padded_parquet(), "file", ["row group 1", "which no data does"]),
+    "Excel's old format": ("rows.csv", b"\xd0\xcf\x11\xe0" + b"x" * 600, "file", ["old Excel", "CSV UTF-8"]),
     "one bad line": ("rows.jsonl", one_bad_line(), "file", ["Line 5,001", "column", "skip_bad_lines"]),
     "missing columns": (
         "rows.csv",
@@ -104,7 +152,18 @@ BAD_FILES: dict[str, tuple[str, bytes, str, list[str]]] = {
         "file",
         ["Line 1", "half a character (\\ud83d"],
     ),
-    "one object": ("rows.json", b'{\n "data": [{"prompt": "a", "completion": "b"}]\n}', "file", ["one JSON object"]),
+    "an object of other things": (
+        "rows.json",
+        b'{\n "version": 3,\n "author": "me"\n}',
+        "columns",
+        ["version, author", "what to learn"],
+    ),
+    "double keys in an object of rows": (
+        "rows.json",
+        b'{"version": 1, "version": 2, "data": [{"prompt": "a", "completion": "b"}]}',
+        "file",
+        ["line 1", "the key 'version' appears twice"],
+    ),
     "cut JSON": (
         "rows.json",
         b'[{"prompt": "a", "completion": "b"},\n {"prompt": "c", "comp',
@@ -137,7 +196,32 @@ BAD_FILES: dict[str, tuple[str, bytes, str, list[str]]] = {
         "rows.jsonl",
         jsonl([{"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]}]),
         "file",
-        ["Line 1", "tool_calls", "can't be imported yet"],
+        ["Line 1", "tool call 1 of message 1", "a function that has a name"],
+    ),
+    "a user's tool calls": (
+        "rows.jsonl",
+        jsonl([{"messages": [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}]}]),
+        "file",
+        ["Line 1", "only an assistant's turn can call tools"],
+    ),
+    "tools that are no JSON": (
+        "rows.csv",
+        b'messages,tools\n"[{""role"": ""user"", ""content"": ""q""}]",weather\n',
+        "file",
+        ["Line 2", "'tools' has to be JSON"],
+    ),
+    "pairs without a common beginning": (
+        "rows.jsonl",
+        jsonl([{"chosen": [{"role": "user", "content": c}], "rejected": [{"role": "user", "content": "b"}]}
+               for c in "a"]),
+        "file",
+        ["Line 1", "do not begin with the same turns"],
+    ),
+    "a picture in a message": (
+        "rows.jsonl",
+        jsonl([{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}]),
+        "file",
+        ["Line 1", "not text (a picture"],
     ),
     "null": ("rows.jsonl", b'{"prompt": null, "completion": "b"}\n', "file", ["Line 1", "'prompt' is null"]),
     "object as text": (
@@ -147,7 +231,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str, list[str]]] = {
         ["Line 1", "'prompt' has to be a text, it is an object"],
     ),
     "strange names": ("rows.jsonl", b'{"": "a", "\\u0000": "b", "x\\ny": "c"}\n', "columns", ["what to learn"]),
-    "plain text": ("book.txt", b"It was the best of times,\nit was the worst of times\nand so\n", "file", ["book.txt"]),
+    "plain text named JSON Lines": ("book.jsonl", b"It was the best of times\nand so on\n", "file", ["not recognised"]),
 }  # fmt: skip
 
 

@@ -1,17 +1,24 @@
 """What can be read, how it becomes rows, and what is said when it can't be. No database."""
 
+import datetime
+import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
+import zstandard
 
+from datasets_app.formats import _strict_json as strict_json
 from datasets_app.formats import json as json_format
-from datasets_app.importing import Importing, Options
+from datasets_app.importing import Importing, Options, texts
 from datasets_app.mapping import UnclearColumns
 from datasets_app.reading import FORMATS, Limits
-from datasets_app.tests.files import BAD_FILES, PAIRS, imported, jsonl, one_bad_line, write
+from datasets_app.tests.files import BAD_FILES, PAIRS, imported, jsonl, one_bad_line, parquet, parquet_bomb, write
 from project.contracts.plugins import UnknownPlugin
-from project.contracts.rows import DatasetDigest, RowKind
+from project.contracts.rows import ROW, DatasetDigest, RowKind, row_bytes, row_hash
 from project.contracts.runs import UserError
 
 
@@ -130,7 +137,7 @@ def test_the_user_maps_columns(tmp_path: Path) -> None:
     [
         ({"promt": "text"}, "Did you mean 'prompt'?"),
         ({"prompt": "text", "completion": "categry"}, "Did you mean 'category'?"),
-        ({"prompt": "text"}, "prompt and completion"),
+        ({"completion": "text"}, "prompt and completion"),
         ({"text": "text", "prompt": "text"}, "make no row"),
     ],
 )
@@ -171,7 +178,7 @@ def test_a_csv_row_over_several_lines_is_named_by_its_first(tmp_path: Path) -> N
 
 
 def test_a_row_that_is_not_utf8_spoils_no_other(tmp_path: Path) -> None:
-    content = b"prompt,completion\na,b\ncaf\xe9,c\nd,e\n"
+    content = b"prompt,completion\na,b\ncaf\xe9,c\nd,caf\xc3\xa9\n"
     importing = Importing(write(tmp_path, "rows.csv", content), Options(skip_bad_lines=True))
     assert [json.loads(row.data)["prompt"] for row in importing.rows()] == ["a", "d"]
     assert [line.line for line in importing.bad.first] == [3]
@@ -209,9 +216,294 @@ def test_an_unknown_format_suggests_the_nearest(tmp_path: Path) -> None:
 
 
 def test_every_format_loads() -> None:
-    assert FORMATS.names() == ["csv", "json", "jsonl"]
+    assert FORMATS.names() == ["arrow", "csv", "folder", "json", "jsonl", "parquet", "text", "tsv"]
     assert not FORMATS.broken()
 
 
 def test_kinds(tmp_path: Path) -> None:
     assert Importing(write(tmp_path, "rows.jsonl", jsonl(PAIRS)), Options()).kind is RowKind.COMPLETION
+
+
+# --- encodings and packing
+
+
+def as_encoded(encoding: str, text: str) -> bytes:
+    return f"prompt,completion\n{text},yes\n".encode(encoding)
+
+
+ENCODED = {
+    "utf-16": "東京の天気は？ 👍",
+    "utf-16-le": "Where is it? é",
+    "utf-16-be": "Where is it? é",
+    "utf-32": "Where is it? é",
+    "utf-8-sig": "naïve “quotes”",
+    "cp1252": "naïve “quotes” cost 5 €",
+    "cp1250": "příliš žluťoučký kůň",
+    "cp1251": "Где моя карта? Она ещё не пришла",
+    "cp1254": "Kartım nerede? Şişe ağaç",
+    "cp932": "東京の天気は？晴れです。",
+    "euc_jp": "東京の天気は？晴れです。",
+    "iso2022_jp": "東京の天気は？晴れです。",
+    "gb18030": "我的卡在哪里？它还没有到。",
+    "cp949": "내 카드는 어디에 있나요?",
+    "cp1256": "أين بطاقتي؟ لم تصل بعد",
+}
+
+
+@pytest.mark.parametrize("encoding", list(ENCODED))
+def test_an_encoding_is_found_and_said(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path, "rows.csv", as_encoded(encoding, ENCODED[encoding]))
+    importing = Importing(path, Options())
+    assert [json.loads(row.data)["prompt"] for row in importing.rows()] == [ENCODED[encoding]]
+    assert "encoded as" in importing.detected.evidence
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said_as"), [("cp437", "cp437"), ("iso8859-15", "latin9"), ("mac-roman", "mac_roman"),
+                              ("cp932", "Shift_JIS"), ("utf-16-be", "utf_16_be"), ("cp866", "CP866")],
+)  # fmt: skip
+def test_an_encoding_can_be_said(tmp_path: Path, encoding: str, said_as: str) -> None:
+    text = {"cp932": "質問", "cp866": "Где", "utf-16-be": "日本"}.get(encoding, "café £")
+    path = write(tmp_path, "rows.csv", as_encoded(encoding, text))
+    assert json.loads(imported(path, encoding=said_as)[0].data)["prompt"] == text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words"), [("utf-9", "is no encoding"), ("rot13", "is no encoding"), ("idna", "is no encoding"),
+                            ("cp1252", "byte order mark of UTF-16")],
+)  # fmt: skip
+def test_a_wrong_encoding_is_explained(tmp_path: Path, encoding: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        imported(write(tmp_path, "rows.csv", as_encoded("utf-16", "a")), encoding=encoding)
+    assert caught.value.field == "encoding"
+
+
+def test_a_byte_that_the_said_encoding_does_not_have_is_named(tmp_path: Path) -> None:
+    content = "prompt,completion\nq,a\n質,問\n".encode("cp932") + b"\x81,x\n"
+    importing = Importing(write(tmp_path, "rows.csv", content), Options(encoding="shift_jis", skip_bad_lines=True))
+    assert len(list(importing.rows())) == 2
+    assert importing.bad.first[0].line == 4 and "0x81" in importing.bad.first[0].reason
+    assert "Shift-JIS" in importing.bad.first[0].reason
+
+
+def test_lines_of_old_macs_end_with_carriage_returns(tmp_path: Path) -> None:
+    rows = imported(write(tmp_path, "rows.csv", b"prompt,completion\ra,b\rc,d\r"))
+    assert [json.loads(row.data)["prompt"] for row in rows] == ["a", "c"]
+
+
+PACKED = {
+    "rows.jsonl.gz": lambda data: gzip.compress(data),
+    "rows.jsonl.zst": lambda data: zstandard.compress(data),
+    "two members.jsonl.gz": lambda data: gzip.compress(data[:100]) + gzip.compress(data[100:]),
+    "two frames.jsonl.zst": lambda data: zstandard.compress(data[:100]) + zstandard.compress(data[100:]),
+    "padded.jsonl.gz": lambda data: gzip.compress(data) + b"\0" * 512,
+    "named wrongly.csv": lambda data: gzip.compress(data),
+}
+
+
+@pytest.mark.parametrize("name", list(PACKED))
+def test_packed_files_are_unpacked_as_they_stream_by(tmp_path: Path, name: str) -> None:
+    importing = Importing(write(tmp_path, name, PACKED[name](jsonl(PAIRS * 500))), Options())
+    assert [row.number for row in importing.rows()] == list(range(1, 2001))
+    assert "unpacked from" in importing.detected.evidence
+    assert importing.source.position == importing.source.size
+    assert importing.source.unpacked == len(jsonl(PAIRS * 500))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+@pytest.mark.parametrize("line", [b"\n", b'{"prompt": "a", "completion": "b"}\n', b"x" * 10**6], ids=len)
+def test_a_bomb_stops_at_the_cap(tmp_path: Path, pack: Callable[[bytes], bytes], line: bytes) -> None:
+    start = b'{"prompt": "a", "completion": "b"}\n'
+    path = write(tmp_path, "rows.jsonl", pack(start + line * (20_000_000 // len(line))))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match="unpacks to more than 6,000,000 bytes"):
+        imported(path, limits=Limits(unpacked_bytes=6_000_000), skip_bad_lines=True)
+
+
+# --- Parquet, Arrow, folders
+
+
+def test_parquet_gives_what_json_lines_give(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "q é"}, {"role": "assistant", "content": "a 👍"}]
+    when = datetime.datetime(2026, 1, 2, 3, 4, 5)
+    columns: dict[str, list[Any]] = {
+        "messages": [talk, [*talk[:1], {"role": "assistant", "content": "b", "weight": 0}]],
+        "score": [0.5, float("nan")],
+        "when": [when, None],
+        "blob": [b"\xff\x00", b"text"],
+    }
+    rows = imported(write(tmp_path, "data", parquet(columns)))
+    assert [json.loads(row.data)["messages"] for row in rows] == columns["messages"]
+    assert [json.loads(row.meta) for row in rows] == [
+        {"score": 0.5, "when": "2026-01-02T03:04:05", "blob": "/wA="},
+        {"score": None, "when": None, "blob": "text"},
+    ]
+
+
+def test_a_parquet_bomb_of_one_row_or_many_stops_at_the_cap(tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.parquet", parquet_bomb())
+    assert path.stat().st_size < 20_000
+    with pytest.raises(UserError, match="unpacks to more than 50,000,000"):
+        imported(path, limits=Limits(line_bytes=2**30, unpacked_bytes=50_000_000))
+    with pytest.raises(UserError, match="has 4,000 rows; at most 100"):
+        imported(path, limits=Limits(rows=100))
+
+
+@pytest.mark.parametrize("new", ["file", "stream"])
+def test_arrow_files_and_streams(tmp_path: Path, new: str) -> None:
+    table = pa.table({"prompt": ["a", "b"], "completion": ["c", "d"]})
+    path = tmp_path / "rows.arrow"
+    make = pa.ipc.new_file if new == "file" else pa.ipc.new_stream
+    with make(str(path), table.schema) as writer:
+        writer.write_table(table)
+    assert [json.loads(row.data)["completion"] for row in imported(path)] == ["c", "d"]
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_list(PAIRS * 5)
+    rows.save_to_disk(str(tmp_path / "one"), num_shards=3)
+    datasets.DatasetDict({"train": rows, "test": rows.select(range(2))}).save_to_disk(str(tmp_path / "two"))
+    found = imported(tmp_path / "one")
+    assert [json.loads(row.data)["prompt"] for row in found] == [pair["prompt"] for pair in PAIRS * 5]
+    assert len(imported(tmp_path / "two")) == 20
+    assert len(imported(tmp_path / "two", split="test")) == 2
+    with pytest.raises(UserError, match="no split 'tset'") as caught:
+        imported(tmp_path / "two", split="tset")
+    assert caught.value.field == "split" and "train, test" in caught.value.hint
+
+
+def test_a_folder_of_files_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in (1, 2, 10):
+        write(folder, f"part-{number}.jsonl", jsonl([{"prompt": f"{number}", "completion": "x"}]))
+    write(folder, "notes.bin", b"\0")
+    assert [json.loads(row.data)["prompt"] for row in imported(folder)] == ["1", "2", "10"]
+    write(folder, "part-11.jsonl", b'{"prompt": \n')
+    with pytest.raises(UserError, match=r"Line 1: part-11\.jsonl: not valid JSON"):
+        imported(folder)
+
+
+def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "notes.bin", b"\0")
+    with pytest.raises(UserError, match="a folder without a file of rows"):
+        imported(tmp_path)
+
+
+# --- texts and JSON in other forms
+
+
+def test_plain_text_is_lines_or_paragraphs(tmp_path: Path) -> None:
+    assert [json.loads(row.data)["text"] for row in imported(write(tmp_path, "a.txt", b"one\ntwo\n\n"))] == [
+        "one",
+        "two",
+    ]
+    rows = imported(write(tmp_path, "b.txt", b"one\nline\n\n \ntwo\r\nlines\n"))
+    assert [json.loads(row.data)["text"] for row in rows] == ["one\nline", "two\r\nlines"]
+    assert [row.line for row in rows] == [1, 5]
+
+
+JSON_FORMS = {
+    "wrapped": b'{"version": 1, "data": [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]}',
+    "then more": b'{"data": [{"prompt": "a", "completion": "b"},\n{"prompt": "c", "completion": "d"}], "n": 2}',
+    "over several lines": b'{\n"prompt": "a", "completion": "b"\n}\n{\n"prompt": "c",\n"completion": "d"\n}\n',
+}
+
+
+@pytest.mark.parametrize("form", list(JSON_FORMS))
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_json_in_the_forms_people_have(tmp_path: Path, form: str, name: str) -> None:
+    rows = imported(write(tmp_path, name, JSON_FORMS[form]))
+    assert [json.loads(row.data)["prompt"] for row in rows] == ["a", "c"]
+
+
+DOUBLES = ['{"a": 1, "a": 2}', '{"a": {"b": 1, "b" : 2}}', '{"a" :1,"a":2}', '[{"x": 1}, {"a": 1, "\\u0061": 2}]',
+           '{"a\\"": 1, "a\\"": 2}', '{"a": "\\":", "b": 1, "b": 2}']  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DOUBLES)
+def test_double_keys_are_found_however_they_are_written(text: str) -> None:
+    with pytest.raises(strict_json.NotJson, match="appears twice"):
+        strict_json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": "\\":\\":", "b": {"a": []}}', '{"a" : 1}', "[]", '"x"', ' {"":{"":1}} ', "1.5"]
+)
+def test_what_has_no_double_keys_is_read(text: str) -> None:
+    assert strict_json.loads(text) == json.loads(text)
+
+
+# --- shapes
+
+USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+OTHER = {"role": "assistant", "content": "b"}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "maximum": 1e2}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+A_CALL = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+PAIR = {"prompt": [USER], "chosen": [ANSWER], "rejected": [OTHER]}
+
+MORE_SHAPES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                   {"role": "tool", "content": "dry", "tool_call_id": "c1"}, ANSWER], "tools": [WEATHER]},
+     {"messages": [USER, A_CALL, {"role": "tool", "content": "dry", "tool_call_id": "c1"}, ANSWER],
+      "tools": [{"type": "function",
+                 "function": {"name": "weather", "parameters": {"type": "object", "maximum": 100}}}]}),
+    ({"messages": [USER, {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+                   {"role": "function", "name": "f", "content": "x"}], "functions": [{"name": "f"}]},
+     {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [
+         {"type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+         {"role": "tool", "name": "f", "content": "x"}], "tools": [{"type": "function", "function": {"name": "f"}}]}),
+    ({"conversations": [{"from": "human", "value": "q"},
+                        {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+                        {"from": "observation", "value": "r"}, {"from": "gpt", "value": "a"}],
+      "tools": '[{"name": "f"}]', "system": ""},
+     {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [
+         {"type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}]},
+         {"role": "tool", "content": "r"}, ANSWER], "tools": [{"type": "function", "function": {"name": "f"}}]}),
+    ({"conversations": {"from": ["human", "gpt"], "value": ["q", "a"]}}, {"messages": [USER, ANSWER]}),
+    ({"messages": [USER, ANSWER], "tools": None}, {"messages": [USER, ANSWER]}),
+    ({"input": {"messages": [USER], "tools": [WEATHER], "parallel_tool_calls": True},
+      "preferred_output": [ANSWER], "non_preferred_output": [OTHER]}, {**PAIR}),
+    ({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"},
+      "rejected": {"from": "gpt", "value": "b"}}, PAIR),
+    ({"prompt": "q", "chosen": "a", "rejected": "b"}, PAIR),
+    ({"prompt": "q", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, PAIR),
+    ({"prompt": [USER], "chosen": [ANSWER], "rejected": [OTHER]}, PAIR),
+    ({"chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, PAIR),
+    ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, PAIR),
+    ({"prompt": "q", "system": "s", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
+     {**PAIR, "prompt": [{"role": "system", "content": "s"}, USER]}),
+    ({"messages": [USER, ANSWER], "label": False}, {"prompt": [USER], "completion": [ANSWER], "label": False}),
+    ({"messages": [USER, ANSWER], "kto_tag": True}, {"prompt": [USER], "completion": [ANSWER], "label": True}),
+    ({"prompt": [USER], "completion": [ANSWER], "label": "False"},
+     {"prompt": [USER], "completion": [ANSWER], "label": False}),
+    ({"prompt": "q", "source": "x"}, {"kind": "prompt", "prompt": [USER]}),
+    ({"prompt": [USER], "system": "s"}, {"kind": "prompt", "prompt": [{"role": "system", "content": "s"}, USER]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "expected"), MORE_SHAPES)
+def test_the_shapes_people_have(tmp_path: Path, fields: dict[str, Any], expected: dict[str, Any]) -> None:
+    entry = imported(write(tmp_path, "rows.jsonl", jsonl([fields])))[0]
+    row = json.loads(entry.data)
+    assert expected.items() <= row.items()
+
+
+@pytest.mark.parametrize("fields", [fields for fields, _ in MORE_SHAPES])
+def test_what_shapes_give_is_a_row_and_its_canonical_bytes(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """The quick way from a record to a row's bytes skips the contract's validation: here it is made up for."""
+    entry = imported(write(tmp_path, "rows.jsonl", jsonl([fields])))[0]
+    assert row_bytes(ROW.validate_json(entry.data)).decode() == entry.data
+    assert row_hash(entry.row) == entry.hash
+    assert texts(entry.row) == entry.texts and any(part.learned for part in entry.texts)
+
+
+@pytest.mark.parametrize("columns", [["prompt", "answer"], ["prompt", "text"], ["prompt", "label"]])
+def test_a_prompt_beside_what_may_be_its_answer_is_asked_about(tmp_path: Path, columns: list[str]) -> None:
+    with pytest.raises(UnclearColumns):
+        imported(write(tmp_path, "rows.jsonl", jsonl([dict.fromkeys(columns, "x")])))
+    mapped = imported(write(tmp_path, "rows.jsonl", jsonl([dict.fromkeys(columns, "x")])), columns={"prompt": "prompt"})
+    assert mapped[0].kind is RowKind.PROMPT

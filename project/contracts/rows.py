@@ -1,6 +1,7 @@
 """Canonical rows: whatever people upload becomes one of these kinds, and training reads nothing else."""
 
 import hashlib
+import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -77,6 +78,17 @@ ROW: TypeAdapter[Row] = TypeAdapter(Row)
 def row_bytes(row: Row) -> bytes:
     """The bytes a row's hash is taken over. Absent optional fields are left out."""
     return canonical_json(row.model_dump(mode="json", exclude_none=True))
+
+
+_PLAIN = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def value_bytes(value: dict[str, Any]) -> bytes:
+    """`row_bytes` of a row that is given as plain JSON without absent fields, which is quicker.
+
+    But for tools a row has texts, small integers and our own keys only, which Python's encoder writes as RFC 8785 does.
+    """
+    return canonical_json(value) if "tools" in value else _PLAIN.encode(value).encode()
 
 
 def row_hash(row: Row) -> str:
