@@ -17,6 +17,7 @@ class DatasetsConfig(AppConfig):
                 "dataset.create": ("editor", "write"),
                 "dataset.edit": ("editor", "write"),
                 "dataset.delete": ("editor", "write"),
+                "dataset.lift_block": ("operator", "operate"),
             }
         )
         outcomes.register(

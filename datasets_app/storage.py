@@ -24,8 +24,8 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from datasets_app.importing import Entry, TextPart, texts
-from project.contracts.rows import ROW, DatasetDigest
+from datasets_app.importing import Entry, TextPart
+from project.contracts.rows import DatasetDigest
 
 FILE = "rows.parquet"
 GROUP_ROWS = 2048
@@ -206,8 +206,7 @@ def entries(folder: Path, start: int = 0) -> Iterator[Entry]:
 def _entries(table: Any, first: int, skip: int) -> Iterator[Entry]:
     columns = (table.column(name).to_pylist()[skip:] for name in ("row", "meta", "hash"))
     for number, (data, meta, digest) in enumerate(zip(*columns, strict=True), first + skip + 1):
-        row = ROW.validate_json(data)
-        yield Entry(number, 0, row, texts(row), data, meta, digest, ())
+        yield Entry(number, 0, None, None, data, meta, digest)
 
 
 def count(folder: Path) -> int:

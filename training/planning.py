@@ -7,7 +7,7 @@ from typing import TypeVar
 from django.conf import settings
 from pydantic import BaseModel
 
-from datasets_app.actions import datasets
+from datasets_app.actions import blocks, datasets
 from datasets_app.models import DatasetVersion
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.rows import RowKind
@@ -69,7 +69,7 @@ def plan(config: JobFile, *, by: Actor) -> Plan:
     """Resolve and check everything; changes nothing. Raises Invalid with every field that is wrong, Forbidden."""
     found = _Findings(by.workspace)
     base = found.look("model.base_model", lambda: find_base(config.model.base_model, workspace=by.workspace))
-    data = found.look("data.dataset", lambda: find_data(config.data.dataset, workspace=by.workspace))
+    data = found.look("data.dataset", lambda: find_training_data(config.data.dataset, by.workspace))
     validation = found.data_if_named("data.validation_dataset", config.data.validation_dataset)
     held_out = found.data_if_named("evaluation.dataset", config.evaluation.dataset)
     recipe = found.look("recipe", lambda: find_training_recipe(config.recipe))
@@ -143,6 +143,11 @@ def find_version(reference: str, *, workspace: Workspace) -> ModelVersion:
 def find_data(reference: str, *, workspace: Workspace) -> DatasetVersion:
     """A data set version that is ready. Raises NotFound, NotReady, Invalid."""
     return datasets.resolve(workspace, reference)
+
+
+def find_training_data(reference: str, workspace: Workspace) -> DatasetVersion:
+    """Like `find_data`; also raises NotReady for one that its fatal findings block."""
+    return blocks.require_trainable(find_data(reference, workspace=workspace))
 
 
 def files_of(data: DatasetVersion) -> Artifact:

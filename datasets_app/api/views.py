@@ -1,25 +1,21 @@
 """`/api/v1/datasets/`, `dataset-versions/`."""
 
-from dataclasses import asdict
 from typing import Any
 
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
-from rest_framework import serializers, status
+from drf_spectacular.utils import extend_schema
+from rest_framework import status
 from rest_framework.decorators import action
 from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.reverse import reverse
 
-from datasets_app import storage
 from datasets_app.actions import datasets
 from datasets_app.api import serializers as shapes
+from datasets_app.api.rows import RowActions
 from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.queries import datasets_with_versions, versions_with_all
-from project.kernel import access, artifacts
+from project.kernel import access
 from project.kernel.api.base import WorkspaceViewSet
-from project.kernel.api.pagination import Pages
 
 _FORM = {"multipart/form-data": shapes.NewDataset}
 _VERSION_FORM = {"multipart/form-data": shapes.NewVersion}
@@ -82,7 +78,7 @@ class DatasetViewSet(WorkspaceViewSet):
         return Response(body, status=status.HTTP_201_CREATED)
 
 
-class DatasetVersionViewSet(WorkspaceViewSet):
+class DatasetVersionViewSet(RowActions):
     """Versions of data sets. `{id}` is an id, or a reference: `name` (the newest ready one) or `name:3`."""
 
     queryset = DatasetVersion.objects.select_related("dataset", "artifact")
@@ -96,54 +92,8 @@ class DatasetVersionViewSet(WorkspaceViewSet):
 
     def get_queryset(self) -> Any:
         found = super().get_queryset()
-        return found.defer("report") if self.action in ("list", "rows") else found
+        return found.defer("report") if self.action == "list" else found
 
     def get_object(self) -> Any:
         access.require(self.actor, self.read_verb, self.actor.workspace)
         return datasets.find_version(self.actor.workspace, self.kwargs["pk"])
-
-    @extend_schema(
-        parameters=[
-            OpenApiParameter("offset", int, description="rows to skip"),
-            OpenApiParameter("limit", int, description="rows to return, at most 500"),
-        ],
-        responses=inline_serializer(
-            "RowsPage",
-            {
-                "count": serializers.IntegerField(),
-                "next": serializers.CharField(allow_null=True),
-                "previous": serializers.CharField(allow_null=True),
-                "results": shapes.RowSerializer(many=True),
-            },
-        ),
-        filters=False,
-    )
-    @action(detail=True)
-    def rows(self, request: Request, pk: str) -> Response:
-        """The rows in their order, a page at a time."""
-        version = self.get_object()
-        datasets.require_ready(version)
-        pages = Pages()
-        limit, offset = pages.get_limit(request) or Pages.default_limit, pages.get_offset(request)
-        found = storage.read(artifacts.local_path(version.artifact), offset, limit)
-        address = reverse("api-dataset-version-rows", args=[version.pk], request=request)
-
-        def at(start: int) -> str:
-            return f"{address}?limit={limit}&offset={start}"
-
-        return Response(
-            {
-                "count": version.rows,
-                "next": at(offset + limit) if offset + limit < version.rows else None,
-                "previous": at(max(offset - limit, 0)) if offset else None,
-                "results": [asdict(row) for row in found],
-            }
-        )
-
-    @extend_schema(responses=OpenApiTypes.OBJECT, filters=False)
-    @action(detail=True)
-    def report(self, request: Request, pk: str) -> Response:
-        """What the checks found: `summary`, `findings`, `figures`, `bad_lines`."""
-        version = self.get_object()
-        datasets.require_ready(version)
-        return Response(version.report)

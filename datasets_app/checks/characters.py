@@ -39,7 +39,7 @@ class Check(BaseCheck):
             self._invisible.add(entry, f"U+{ord(match.group()):04X} in the {where}")
 
     def findings(self) -> Iterable[Finding]:
-        fix = ({"type": "normalize"},)
+        fix = ({"type": "transform", "operation": "normalize"},)
         for found, what, advice in (
             (self._broken, "texts whose characters were broken on the way", "They were read in the wrong encoding "
              "before they came here. Export them again as UTF-8."),

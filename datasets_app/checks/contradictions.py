@@ -7,7 +7,7 @@ from datasets_app.importing import Entry
 from datasets_app.storage import given_key
 from datasets_app.validation import KEPT_EXAMPLES, Example, Finding
 from datasets_app.validation import Check as BaseCheck
-from project.contracts.rows import ChatRow, CompletionRow
+from project.contracts.rows import RowKind
 
 name = "contradictions"
 label = "Contradicting answers"
@@ -23,7 +23,7 @@ class Check(BaseCheck):
         self._lines = array("q")
 
     def see(self, entry: Entry) -> None:
-        if isinstance(entry.row, ChatRow | CompletionRow) and any(part.learned for part in entry.texts):
+        if entry.value["kind"] in (RowKind.CHAT, RowKind.COMPLETION) and any(part.learned for part in entry.texts):
             self._given.append(given_key(entry.texts))
             self._hashes.append(int(entry.hash[:15], 16))
             self._places.append(entry.number)
@@ -54,7 +54,8 @@ class Check(BaseCheck):
             if count > 1
             else "One row asks what an earlier row asks, and answers something else",
             count,
-            "Both can't be right where one answer is wanted: the model learns to guess. Keep the better one of each.",
+            "Both can't be right where one answer is wanted: the model learns to guess. Keep the better one of each; "
+            "the step keeps the first.",
             tuple(
                 Example(
                     self._places[int(later[i])],
@@ -63,4 +64,5 @@ class Check(BaseCheck):
                 )
                 for i in chosen
             ),
+            ({"type": "drop_duplicates", "by": "prompt", "ignore_case": True},),
         )

@@ -53,4 +53,5 @@ class Check(BaseCheck):
             "Repeats count double in training, and a repeat on the other side of a split makes the evaluation look "
             "better than it is. Remove them unless the weight is meant.",
             examples,
+            ({"type": "drop_duplicates"},),
         )

@@ -33,6 +33,7 @@ class Check(BaseCheck):
                 self._learned.count,
                 "The model would learn to answer with nothing. Remove these rows or fill the answers in.",
                 tuple(self._learned.kept),
+                ({"type": "filter", "condition": 'strip(answer) != ""'},),
             )
         if self._given.count:
             yield Finding(
@@ -42,4 +43,5 @@ class Check(BaseCheck):
                 self._given.count,
                 "The model would learn to give these answers to nothing at all.",
                 tuple(self._given.kept),
+                ({"type": "filter", "condition": 'strip(prompt) != ""'},),
             )

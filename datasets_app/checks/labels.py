@@ -8,7 +8,7 @@ from datasets_app.importing import Entry
 from datasets_app.reading import excerpt
 from datasets_app.validation import Check as BaseCheck
 from datasets_app.validation import Finding
-from project.contracts.rows import UnpairedRow
+from project.contracts.rows import RowKind
 
 name = "labels"
 label = "Labels"
@@ -74,8 +74,8 @@ class Check(BaseCheck):
 
 def _label(entry: Entry) -> str | None:
     """What the row's model is to answer; of a row with a thumb the thumb; None without a single answer."""
-    if isinstance(entry.row, UnpairedRow):
-        return "good" if entry.row.label else "bad"
+    if entry.value["kind"] == RowKind.UNPAIRED:
+        return "good" if entry.value["label"] else "bad"
     if len(entry.texts) < 2:
         return None
     learned = [part.text for part in entry.texts if part.learned]
@@ -113,5 +113,8 @@ def _spelled_differently(labels: Counter[str]) -> Iterable[Finding]:
             f"{title} written in more than one way",
             len(several),
             f"{names}. To the model these are different answers, and an exact match counts them as mistakes.",
-            fix=({"type": "strip"}, {"type": "lowercase"}),
+            fix=(
+                {"type": "transform", "operation": "collapse_blanks", "part": "answer"},
+                {"type": "transform", "operation": "lowercase", "part": "answer"},
+            ),
         )

@@ -50,6 +50,7 @@ class Check(BaseCheck):
                 1,
                 "It will be cut at the sequence length, or make every batch it is in slow. Split or remove it.",
                 (Example(-row, line, f"{longest:,} characters; 99 of 100 rows have at most {typical:,.0f}"),),
+                ({"type": "filter", "condition": f"length <= {max(2000, math.ceil(_OUTLIER * typical))}"},),
             )
 
     def figures(self) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from datasets_app.importing import Entry
 from datasets_app.validation import Check as BaseCheck
 from datasets_app.validation import Examples, Finding, grave
-from project.contracts.rows import PreferenceRow
+from project.contracts.rows import RowKind
 
 name = "preferences"
 label = "Preference pairs"
@@ -23,7 +23,7 @@ class Check(BaseCheck):
         self._same, self._nearly, self._far = Examples(), Examples(), Examples()
 
     def see(self, entry: Entry) -> None:
-        if not isinstance(entry.row, PreferenceRow):
+        if entry.value["kind"] != RowKind.PREFERENCE:
             return
         chosen, rejected = (
             "\n".join(part.text for part in entry.texts if part.where == where) for where in ("chosen", "rejected")
@@ -33,7 +33,7 @@ class Check(BaseCheck):
         self._rejected += len(rejected)
         self._longer += len(chosen) > len(rejected)
         self._shorter += len(chosen) < len(rejected)
-        if entry.row.chosen == entry.row.rejected:
+        if entry.value["chosen"] == entry.value["rejected"]:
             self._same.add(entry, "both answers are the same")
         elif chosen.casefold().split() == rejected.casefold().split():
             self._nearly.add(entry, "the answers differ in capitals and blanks only")
@@ -59,6 +59,7 @@ class Check(BaseCheck):
                 count,
                 "The model would learn that difference and nothing else.",
                 tuple(self._nearly.kept),
+                ({"type": "filter", "condition": "lower(strip(chosen)) != lower(strip(rejected))"},),
             )
         yield from self._bias()
 

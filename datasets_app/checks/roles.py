@@ -8,7 +8,7 @@ from typing import Any
 from datasets_app.importing import Entry
 from datasets_app.validation import Check as BaseCheck
 from datasets_app.validation import Examples, Finding, grave
-from project.contracts.rows import ChatRow
+from project.contracts.rows import RowKind
 
 name = "roles"
 label = "Roles and turns"
@@ -42,6 +42,10 @@ _PROBLEMS: dict[str, tuple[str, str, str]] = {
     ),
 }
 
+_FIXES = {
+    "no_answer": ({"type": "filter", "condition": '"assistant" in roles'},),
+}
+
 
 class Check(BaseCheck):
     def __init__(self) -> None:
@@ -51,10 +55,9 @@ class Check(BaseCheck):
         self._with_system = self._rows = 0
 
     def see(self, entry: Entry) -> None:
-        row = entry.row
-        if not isinstance(row, ChatRow):
+        if entry.value["kind"] != RowKind.CHAT:
             return
-        roles = [message.role for message in row.messages]
+        roles = [message["role"] for message in entry.value["messages"]]
         self._rows += 1
         self._turns[len(roles)] += 1
         self._roles.update(roles)
@@ -68,7 +71,7 @@ class Check(BaseCheck):
                 many, one, advice = _PROBLEMS[problem]
                 severity = grave(found.count, self._rows) if problem == "no_answer" else "warning"
                 title = f"{found.count:,} {many if found.count > 1 else one}"
-                yield Finding(name, severity, title, found.count, advice, tuple(found.kept))
+                yield Finding(name, severity, title, found.count, advice, tuple(found.kept), _FIXES.get(problem, ()))
 
     def figures(self) -> Mapping[str, Any]:
         if not self._turns:

@@ -8,7 +8,7 @@ from typing import Any
 from datasets_app.importing import Entry
 from datasets_app.validation import Check as BaseCheck
 from datasets_app.validation import Examples, Finding, grave
-from project.contracts.rows import ChatRow
+from project.contracts.rows import RowKind
 
 name = "tool_calls"
 label = "Tool calls"
@@ -21,9 +21,9 @@ class Check(BaseCheck):
         self._rows = 0
 
     def see(self, entry: Entry) -> None:
-        if not isinstance(entry.row, ChatRow) or "tool" not in entry.data:
+        if "tool" not in entry.data or entry.value["kind"] != RowKind.CHAT:
             return
-        row = json.loads(entry.data)
+        row = entry.value
         calls = [call for message in row["messages"] for call in message.get("tool_calls") or ()]
         if not calls:
             return

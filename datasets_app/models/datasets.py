@@ -130,6 +130,7 @@ class DatasetVersion(WorkspaceObject):
         self.rows, self.row_kind, self.digest = result["rows"], result["row_kind"], result["digest"]
         self.meta_digest, self.synthetic_rows = result.get("meta_digest", ""), result.get("synthetic_rows", 0)
         self.format = result["format"]
+        self.blocked = bool(report.get("summary", {}).get("error"))
         self.save()
 
     def become_failed(self, why: str, *, at: Any) -> None:

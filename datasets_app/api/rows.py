@@ -1,0 +1,200 @@
+"""What a version holds, over the API: its rows, its report, what it has other than another, and all of it as a file."""
+
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from datasets_app import downloads, finder, storage
+from datasets_app.actions import blocks, datasets
+from datasets_app.api import serializers as shapes
+from datasets_app.exporting import EXPORTS
+from datasets_app.models import DatasetVersion
+from datasets_app.rowqueries import PARAMETERS, read_query
+from project.kernel import artifacts
+from project.kernel.api.base import StrictSerializer, WorkspaceViewSet
+from project.kernel.api.pagination import Pages
+from project.kernel.errors import invalid
+
+SHOWN = ("added", "removed", "changed")
+
+
+class LiftBlock(StrictSerializer):
+    """Why people may train on the version although the checks found something fatal."""
+
+    reason = serializers.CharField(max_length=blocks.MAX_REASON)
+
+
+class PairSerializer(serializers.Serializer[Any]):
+    """The numbers of two rows, and the rows. One side is null in what was added or removed."""
+
+    old = shapes.RowSerializer(allow_null=True)
+    new = shapes.RowSerializer(allow_null=True)
+
+
+_PAGING = [
+    OpenApiParameter("offset", int, description="rows to skip"),
+    OpenApiParameter("limit", int, description="rows to return, at most 500"),
+]
+
+
+def _page_of(name: str, results: Any, **more: Any) -> Any:
+    return inline_serializer(
+        name,
+        {
+            **more,
+            "count": serializers.IntegerField(allow_null=True, help_text="null while a search may find more"),
+            "next": serializers.CharField(allow_null=True),
+            "previous": serializers.CharField(allow_null=True),
+            "results": results,
+        },
+    )
+
+
+class RowActions(WorkspaceViewSet):
+    """The part of `dataset-versions/{id}/` that is about rows."""
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
+        # The `format` of an export is the file's; elsewhere the parameter would choose how the API itself answers.
+        return super().perform_content_negotiation(request, force or self.action == "export")
+
+    def _ready(self) -> DatasetVersion:
+        version: DatasetVersion = self.get_object()
+        datasets.require_ready(version)
+        return version
+
+    @extend_schema(
+        parameters=[*_PAGING, *(OpenApiParameter(name, kind, description=text) for name, kind, text in PARAMETERS)],
+        responses=_page_of("RowsPage", shapes.RowSerializer(many=True)),
+        filters=False,
+    )
+    @action(detail=True)
+    def rows(self, request: Request, pk: str) -> Response:
+        """The rows in their order, or those that are asked for, a page at a time."""
+        version, (offset, limit) = self._ready(), _window(request)
+        query = read_query(request.query_params)
+        folder = artifacts.local_path(version.artifact)  # type: ignore[arg-type]  # ready
+        if query.is_everything:
+            count: int | None = version.rows
+            rows = storage.read(folder, offset, limit)
+        else:
+            found = finder.find(version, query, offset, limit)
+            count, rows = found["count"], storage.numbered(folder, found["numbers"])
+        more = len(rows) == limit if count is None else offset + limit < count
+        return _page(request, offset, limit, more, count=count, results=[asdict(row) for row in rows])
+
+    @extend_schema(responses=OpenApiTypes.OBJECT, filters=False)
+    @action(detail=True)
+    def report(self, request: Request, pk: str) -> Response:
+        """What the checks found: `summary`, `findings`, `figures`, `bad_lines`."""
+        return Response(self._ready().report)
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("to", str, required=True, description="the version to compare with: an id or a reference"),
+            OpenApiParameter("show", str, enum=SHOWN, description="which rows to list; added by default"),
+            *_PAGING,
+        ],
+        responses=_page_of("DiffPage", PairSerializer(many=True), counts=serializers.JSONField()),
+        filters=False,
+    )
+    @action(detail=True)
+    def diff(self, request: Request, pk: str) -> Response:
+        """What the version `to` has other than this one: rows `added`, `removed`, and `changed` (the same question)."""
+        old, new, (offset, limit) = self._ready(), self._other(request), _window(request)
+        show = request.query_params.get("show", "added")
+        if show not in SHOWN:
+            raise invalid("show", f"Use one of: {', '.join(SHOWN)}.")
+        found = finder.diff(old, new, show, offset, limit)
+        count = found["counts"][show]
+        results = pairs(old, new, found["rows"])
+        return _page(
+            request, offset, limit, offset + limit < count, counts=found["counts"], count=count, results=results
+        )
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("to", str, required=True, description="the version that is held out"),
+            *_PAGING,
+        ],
+        responses=_page_of(
+            "LeakagePage",
+            PairSerializer(many=True),
+            same=serializers.IntegerField(),
+            same_question=serializers.IntegerField(),
+        ),
+        filters=False,
+    )
+    @action(detail=True)
+    def leakage(self, request: Request, pk: str) -> Response:
+        """Which rows of the held-out version `to` this one has too, or asks too: evaluations look better by them."""
+        learned, held_out, (offset, limit) = self._ready(), self._other(request), _window(request)
+        found = finder.leakage(learned, held_out, offset, limit)
+        count = found["same"] + found["same_question"]
+        results = pairs(learned, held_out, found["rows"])
+        counts = {name: found[name] for name in ("same", "same_question")}
+        return _page(request, offset, limit, offset + limit < count, **counts, count=count, results=results)
+
+    def _other(self, request: Request) -> DatasetVersion:
+        reference = request.query_params.get("to", "")
+        if not reference:
+            raise invalid("to", "Name the version to compare with: an id, name or name:3.")
+        return datasets.resolve(self.actor.workspace, reference, field="to")
+
+    @extend_schema(
+        parameters=[OpenApiParameter("format", str, enum=list(EXPORTS), description="jsonl by default")],
+        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY},
+        filters=False,
+    )
+    @action(detail=True)
+    def export(self, request: Request, pk: str) -> StreamingHttpResponse:
+        """All rows as a file."""
+        return downloads.export(self._ready(), request.query_params.get("format", "jsonl"), request._request)
+
+    @extend_schema(request=LiftBlock, responses=shapes.VersionSerializer)
+    @action(detail=True, methods=["post"], url_path="lift-block")
+    def lift_block(self, request: Request, pk: str) -> Response:
+        """Let people train on a version with fatal findings. Needs an operator and a reason; both are recorded."""
+        reason = self.read_body(LiftBlock)["reason"]
+        return self.reply(blocks.lift(self.get_object(), reason, by=self.actor), serializer=shapes.VersionSerializer)
+
+
+def _window(request: Request) -> tuple[int, int]:
+    pages = Pages()
+    return pages.get_offset(request), pages.get_limit(request) or Pages.default_limit
+
+
+def _page(request: Request, offset: int, limit: int, more: bool, **body: Any) -> Response:
+    """A page with the addresses of the next and the one before, which keep the other parameters."""
+
+    def at(start: int) -> str:
+        parameters = {name: text for name, text in request.query_params.items() if name not in ("limit", "offset")}
+        address = urlencode({**parameters, "limit": limit, "offset": start})
+        return request.build_absolute_uri(f"{request.path}?{address}")
+
+    results = body.pop("results")
+    return Response(
+        {
+            **body,
+            "next": at(offset + limit) if more else None,
+            "previous": at(max(offset - limit, 0)) if offset else None,
+            "results": results,
+        }
+    )
+
+
+def pairs(old: DatasetVersion, new: DatasetVersion, numbers: list[list[int | None]]) -> list[dict[str, Any]]:
+    """[{old, new}]: the rows with these numbers, null where there is none."""
+    sides: list[dict[int, Any]] = []
+    for side, version in enumerate((old, new)):
+        wanted = sorted({pair[side] for pair in numbers if pair[side] is not None})  # type: ignore[type-var]
+        folder = artifacts.local_path(version.artifact)  # type: ignore[arg-type]  # both are ready
+        sides.append({row.number: asdict(row) for row in storage.numbered(folder, wanted)})  # type: ignore[arg-type]
+    return [{"old": sides[0].get(a or 0), "new": sides[1].get(b or 0)} for a, b in numbers]
