@@ -71,7 +71,7 @@ class Detector:
                 found += self._phones(text)
             elif _CANDIDATES[kind].search(text):
                 found += [Found(kind, start, end) for start, end in _recognised(kind, text)]
-        return _without_overlaps(found)
+        return without_overlaps(found)
 
     def redact(self, text: str, replacement: str = "[{kind}]") -> tuple[str, list[Found]]:
         """The text with each piece replaced ('{kind}' becomes its kind, in capitals), and what was found."""
@@ -158,7 +158,8 @@ def _hidden(*modules: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-def _without_overlaps(found: list[Found]) -> list[Found]:
+def without_overlaps(found: list[Found]) -> list[Found]:
+    """In the order of the text; of two that overlap the longer one."""
     kept: list[Found] = []
     for piece in sorted(found, key=lambda piece: (piece.start - piece.end, piece.start)):
         if all(piece.end <= other.start or piece.start >= other.end for other in kept):

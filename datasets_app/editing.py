@@ -1,0 +1,216 @@
+"""Reading and changing one row on its way through the preparation steps. Pure."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from datasets_app.expressions import BadValue
+from datasets_app.importing import Entry, texts
+from datasets_app.shapes import BadRow
+from datasets_app.storage import SYNTHETIC
+from project.contracts.chat import Message
+from project.contracts.rows import (
+    ChatRow,
+    CompletionRow,
+    PreferenceRow,
+    PromptRow,
+    Row,
+    TextRow,
+    UnpairedRow,
+    row_bytes,
+)
+
+Part = Literal["all", "prompt", "answer", "system"]  # which texts of a row a step works on
+_META = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+Change = Callable[[str], str]
+
+
+def with_row(entry: Entry, row: Row) -> Entry:
+    """The entry with another row. Raises BadRow for half a character."""
+    if row == entry.row:
+        return entry
+    try:
+        data = row_bytes(row)
+    except UnicodeEncodeError:
+        raise BadRow("it would hold half a character.") from None
+    return entry._replace(row=row, texts=texts(row), data=data.decode(), hash=hashlib.sha256(data).hexdigest())
+
+
+def with_meta(entry: Entry, meta: Mapping[str, Any]) -> Entry:
+    """The entry with other columns beside the row."""
+    return entry._replace(meta=_META.encode(dict(meta)))
+
+
+def meta_of(entry: Entry) -> dict[str, Any]:
+    return dict(json.loads(entry.meta))
+
+
+def synthetic(entry: Entry, origin: Entry, by: str) -> Entry:
+    """The entry marked as written by a machine (`by`) from `origin`, by whose side it stays when data is split."""
+    mark = {"by": by, "of": origin_of(origin)}
+    return with_meta(entry, {**meta_of(entry), SYNTHETIC: mark})
+
+
+def origin_of(entry: Entry) -> str:
+    """The hash of the row that a synthetic row was made from; of any other row, and where it is unknown, its own."""
+    if f'"{SYNTHETIC}"' not in entry.meta:
+        return entry.hash
+    mark = meta_of(entry).get(SYNTHETIC)
+    origin = mark.get("of") if isinstance(mark, dict) else None
+    return origin if isinstance(origin, str) and origin else entry.hash
+
+
+# --- the texts of a row
+
+
+def change_texts(entry: Entry, change: Change, part: Part = "all") -> Entry:
+    """The entry with `change` done to the texts of `part`. Tool calls stay as they are."""
+    return with_row(entry, _changed(entry.row, change, part))
+
+
+def _changed(row: Row, change: Change, part: Part) -> Row:
+    def if_in(*parts: Part) -> Change:
+        return change if part == "all" or part in parts else _same
+
+    match row:
+        case TextRow():
+            return row.model_copy(update={"text": if_in("answer")(row.text)})
+        case CompletionRow():
+            update = {"prompt": if_in("prompt")(row.prompt), "completion": if_in("answer")(row.completion)}
+            return row.model_copy(update=update)
+        case ChatRow():
+            return row.model_copy(update={"messages": _messages(row.messages, if_in, "answer")})
+        case PreferenceRow():
+            answers = {name: _messages(getattr(row, name), if_in, "answer") for name in ("chosen", "rejected")}
+            return row.model_copy(update={"prompt": _messages(row.prompt, if_in, "prompt"), **answers})
+        case UnpairedRow():
+            completion = _messages(row.completion, if_in, "answer")
+            return row.model_copy(update={"prompt": _messages(row.prompt, if_in, "prompt"), "completion": completion})
+        case PromptRow():
+            return row.model_copy(update={"prompt": _messages(row.prompt, if_in, "prompt")})
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def _messages(
+    messages: Sequence[Message], if_in: Callable[..., Change], assistant: Literal["prompt", "answer"]
+) -> tuple[Message, ...]:
+    """`assistant` is the part that an assistant's turn belongs to."""
+    parts: dict[str, Part] = {"system": "system", "user": "prompt", "tool": "prompt", "assistant": assistant}
+    changed = []
+    for message in messages:
+        content = if_in(parts[message.role])(message.content)
+        changed.append(message if content == message.content else message.model_copy(update={"content": content}))
+    return tuple(changed)
+
+
+def text_of(entry: Entry, part: Part) -> str:
+    """The texts of one part of a row, one below the other."""
+    return str(values_of(entry)[{"all": "text"}.get(part, part)])
+
+
+# --- what conditions and templates ask about
+
+
+class RowValues(Mapping[str, Any]):
+    """What a row answers to the names of `expressions.NAMES`, computed when asked. Raises BadValue for one it lacks."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self._known: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._known:
+            self._known[name] = _VALUES[name](self._entry)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_VALUES)
+
+    def __len__(self) -> int:
+        return len(_VALUES)
+
+
+def values_of(entry: Entry) -> RowValues:
+    return RowValues(entry)
+
+
+def messages_of(row: Row) -> tuple[Message, ...]:
+    """All messages of a row; of a pair with the better answer. A row of plain texts has none."""
+    match row:
+        case ChatRow():
+            return row.messages
+        case PreferenceRow():
+            return (*row.prompt, *row.chosen)
+        case UnpairedRow():
+            return (*row.prompt, *row.completion)
+        case PromptRow():
+            return row.prompt
+        case _:
+            return ()
+
+
+def joined(messages: Sequence[Message]) -> str:
+    return "\n".join(message.content for message in messages)
+
+
+def _prompt(entry: Entry) -> str:
+    match entry.row:
+        case CompletionRow():
+            return entry.row.prompt
+        case ChatRow():
+            return joined([m for m in entry.row.messages if m.role in ("user", "tool")])
+        case PreferenceRow() | UnpairedRow() | PromptRow():
+            return joined([m for m in entry.row.prompt if m.role != "system"])
+        case _:
+            return ""
+
+
+def _answer(entry: Entry) -> str:
+    match entry.row:
+        case PreferenceRow():
+            return joined(entry.row.chosen)
+        case UnpairedRow():
+            return joined(entry.row.completion)
+        case PromptRow():
+            return ""
+        case _:
+            return next((part.text for part in reversed(entry.texts) if part.learned), "")
+
+
+def _of_pairs(name: str) -> Callable[[Entry], str]:
+    def read(entry: Entry) -> str:
+        if not isinstance(entry.row, PreferenceRow):
+            raise BadValue(f"a {entry.row.kind} row has no '{name}'; only preference rows do.")
+        return joined(getattr(entry.row, name))
+
+    return read
+
+
+def _label(entry: Entry) -> bool:
+    if not isinstance(entry.row, UnpairedRow):
+        raise BadValue(f"a {entry.row.kind} row has no 'label'. For a column of that name write meta.label.")
+    return entry.row.label
+
+
+_VALUES: dict[str, Callable[[Entry], Any]] = {
+    "length": lambda entry: sum(len(part.text) for part in entry.texts),
+    "text": lambda entry: "\n".join(part.text for part in entry.texts),
+    "prompt": _prompt,
+    "answer": _answer,
+    "completion": _answer,
+    "system": lambda entry: joined([m for m in messages_of(entry.row) if m.role == "system"]),
+    "chosen": _of_pairs("chosen"),
+    "rejected": _of_pairs("rejected"),
+    "label": _label,
+    "turns": lambda entry: len(entry.texts),
+    "roles": lambda entry: [message.role for message in messages_of(entry.row)],
+    "number": lambda entry: entry.number,
+    "kind": lambda entry: entry.row.kind.value,
+    "synthetic": lambda entry: f'"{SYNTHETIC}"' in entry.meta and bool(meta_of(entry).get(SYNTHETIC)),
+    "meta": meta_of,
+}

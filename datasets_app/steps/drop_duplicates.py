@@ -1,0 +1,102 @@
+"""Keep the first of rows that are equal."""
+
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import Any, Literal
+
+from pydantic import Field
+
+from datasets_app.editing import text_of
+from datasets_app.importing import Entry
+from datasets_app.preparing import StepContext, StepParams
+
+name = "drop_duplicates"
+label = "Drop exact duplicates"
+
+_AT_ONCE = 2048  # rows, and bytes below, that are compared together
+_BYTES_AT_ONCE = 8 * 1024**2
+
+
+class Params(StepParams):
+    example = {}
+
+    by: Literal["row", "prompt", "answer"] = Field(
+        default="row", description="What has to be equal: the whole row, or only its prompt or its answer."
+    )
+    ignore_case: bool = Field(default=False, description="Take capitals and runs of blanks as equal.")
+
+
+def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Entry]:
+    """Memory: 16 bytes per row that is kept, and twice that for a moment. Two rows are taken as equal by 128 bits."""
+    why = "an earlier row is the same" if params.by == "row" else f"an earlier row has the same {params.by}"
+    seen = Seen()
+    for batch in batches(rows):
+        for entry, new in zip(batch, seen.new([_digest(entry, params) for entry in batch]), strict=True):
+            if new:
+                yield entry
+            else:
+                ctx.dropped(entry, why)
+
+
+def _digest(entry: Entry, params: Params) -> bytes:
+    if params.by == "row" and not params.ignore_case:
+        return bytes.fromhex(entry.hash[:32])
+    text = text_of(entry, "all" if params.by == "row" else params.by)
+    if params.ignore_case:
+        text = " ".join(text.casefold().split())
+    return sha256(text.encode()).digest()[:16]
+
+
+def batches(rows: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Rows in portions of bounded size."""
+    batch: list[Entry] = []
+    size = 0
+    for entry in rows:
+        batch.append(entry)
+        size += len(entry.data) + len(entry.meta)
+        if len(batch) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class Seen:
+    """A growing set of digests of 16 bytes, in sorted arrays of which each is at least twice the next."""
+
+    def __init__(self) -> None:
+        self._sorted: list[Any] = []
+
+    def new(self, digests: list[bytes]) -> list[bool]:
+        """For each: is it new, here and before? They are remembered."""
+        import numpy as np
+
+        wanted = np.frombuffer(b"".join(digests), dtype=[("high", ">u8"), ("low", ">u8")])
+        wanted = _comparable(wanted)
+        _, firsts = np.unique(wanted, return_index=True)
+        new = np.zeros(len(wanted), dtype=bool)
+        new[firsts] = True
+        for known in self._sorted:
+            places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+            new &= known[places] != wanted
+        self._add(np.sort(wanted[new]))
+        return [bool(flag) for flag in new]
+
+    def _add(self, digests: Any) -> None:
+        import numpy as np
+
+        if not len(digests):
+            return
+        self._sorted.append(digests)
+        while len(self._sorted) > 1 and len(self._sorted[-1]) * 2 > len(self._sorted[-2]):
+            last, before = self._sorted.pop(), self._sorted.pop()
+            self._sorted.append(np.sort(np.concatenate([before, last]), kind="stable"))
+
+
+def _comparable(digests: Any) -> Any:
+    """Texts of 16 bytes compare in numpy; the last byte is never 0, which would be taken as the text's end."""
+    import numpy as np
+
+    plain = digests.view(np.uint8).reshape(-1, 16).copy()
+    plain[:, 15] |= 1
+    return plain.reshape(-1).view("S16")

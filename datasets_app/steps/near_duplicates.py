@@ -1,0 +1,54 @@
+"""Keep the first of rows that are almost the same, by MinHash."""
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from datasets_app.editing import Part, text_of
+from datasets_app.importing import Entry
+from datasets_app.near import BYTES_A_TEXT, THRESHOLD, NearDuplicates
+from datasets_app.preparing import StepContext, StepParams, flags, spilled
+
+name = "near_duplicates"
+label = "Drop near duplicates"
+
+_BYTES_A_ROW = 2 * BYTES_A_TEXT + 64  # the signatures are copied once, then sorted band by band
+
+
+class Params(StepParams):
+    example = {"threshold": 0.9}
+
+    threshold: float = Field(
+        default=THRESHOLD,
+        ge=0.5,
+        le=1,
+        description="How similar: 1 is the same but for capitals and blanks, 0.85 a word or a number changed.",
+    )
+    part: Part = Field(default="all", description="Compare all of a row, or only its prompt or answer.")
+    memory_mb: int = Field(
+        default=1024, ge=16, le=1024 * 1024, description="The memory it may take: 1 MB is enough for about 1,900 rows."
+    )
+
+
+def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Entry]:
+    """Memory: 544 bytes per row, whatever their length. The rows wait on disk."""
+    most = params.memory_mb * 1024**2 // _BYTES_A_ROW
+    index = NearDuplicates(params.threshold)
+
+    def see(entry: Entry) -> None:
+        if len(index) >= most:
+            ctx.fail(
+                f"More than {most:,} rows can't be compared in {params.memory_mb:,} MB.",
+                field="memory_mb",
+                hint="Allow more memory, or filter or sample the rows first.",
+            )
+        index.add(text_of(entry, params.part))
+
+    spill = spilled(rows, ctx, see)
+    similar = flags(len(spill), (later for later, _, _ in index.repeats()))
+    for place, entry in enumerate(spill.read()):
+        if similar[place]:
+            ctx.dropped(entry, "an earlier row is almost the same")
+        else:
+            yield entry
+    spill.drop()
