@@ -7,8 +7,8 @@ class DatasetsConfig(AppConfig):
     verbose_name = "Data sets"
 
     def ready(self) -> None:
-        from datasets_app.actions import datasets
-        from datasets_app.recipes import import_rows
+        from datasets_app.actions import datasets, preparations
+        from datasets_app.recipes import import_rows, prepare
         from project.jobs import outcomes
         from project.kernel import access
 
@@ -25,4 +25,10 @@ class DatasetsConfig(AppConfig):
             on_success=datasets.imported,
             on_failure=datasets.not_imported,
             on_retry=datasets.tried_again,
+        )
+        outcomes.register(
+            prepare.name,
+            on_success=preparations.prepared,
+            on_failure=preparations.not_prepared,
+            on_retry=preparations.tried_again,
         )

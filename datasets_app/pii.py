@@ -5,6 +5,7 @@ cards, IBANs and wallets, ranges of social security numbers) and by `phonenumber
 that takes a language model. Nothing is fetched: the list of top-level domains is the one that comes with tldextract.
 """
 
+import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -118,6 +119,7 @@ def _recognised(kind: str, text: str) -> Iterator[tuple[int, int]]:
 @cache
 def _recognisers() -> dict[str, list[Any]]:
     """Presidio's recognisers by kind; the first call takes about 1.6 s and 60 MB."""
+    logging.getLogger("presidio-analyzer").setLevel(logging.WARNING)  # it tells of every recogniser
     with _hidden("torch", "transformers"):
         from presidio_analyzer import predefined_recognizers as known
 

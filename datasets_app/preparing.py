@@ -5,7 +5,7 @@ parameters `Params` (a `StepParams`, whose fields have descriptions) and `run(pa
 and yields rows. Same rows, same parameters and same seed give the same result. A step that needs all rows before it
 gives the first keeps them on disk (`ctx.spill()`). It may also have
 
-- `references(params)`: other data sets it reads (`ctx.other(reference)`),
+- `references(params)`: other data sets it reads (`ctx.other(reference)`), and `with_references(params, names)`,
 - `parts(params)`: the parts it divides the rows into; the run keeps those of `ctx.part`.
 """
 
@@ -15,7 +15,7 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Protocol, cast
@@ -109,6 +109,11 @@ class Step:
     def references(self) -> list[str]:
         read = getattr(self.plugin, "references", None)
         return list(read(self.params)) if read else []
+
+    def with_references(self, names: Mapping[str, str]) -> "Step":
+        """The step with other names for the data sets it reads."""
+        rename = getattr(self.plugin, "with_references", None)
+        return replace(self, params=rename(self.params, names)) if rename and self.references() else self
 
     def parts(self) -> list[str]:
         read = getattr(self.plugin, "parts", None)
@@ -237,8 +242,9 @@ class StepContext:
         folder: Path,
         others: Others,
         observer: Observer,
+        few: bool,
     ) -> None:
-        self.step, self.part, self.parts = step, part, parts
+        self.step, self.part, self.parts, self.few = step, part, parts, few
         self.tally = Tally(step.number, step.type)
         self._seed, self._folder, self._others, self._observer = seed, folder, others, observer
         self._spills = 0
@@ -403,7 +409,8 @@ class Preparation:
     """The steps over one stream of rows. `rows()` may be called once; afterwards `tallies` says what each did.
 
     `others` gives the rows of a data set that a step refers to. `part` is the part of the split to keep; empty keeps
-    all and only tells the observer where each row would go. Raises UserError, StepError for what rows can't do.
+    all and only tells the observer where each row would go. `few` says that these are not all rows, so that nothing
+    is concluded from how often something occurs. Raises UserError, StepError for what rows can't do.
     """
 
     def __init__(
@@ -416,6 +423,7 @@ class Preparation:
         others: Others | None = None,
         observer: Observer | None = None,
         most_rows: int = 5_000_000,
+        few: bool = False,
         check_stop: Callable[[], None] = lambda: None,
     ) -> None:
         observer = observer or Observer()
@@ -429,6 +437,7 @@ class Preparation:
                 others=others or _no_others,
                 observer=observer,
                 parts=parts_of(steps),
+                few=few,
             )
             for step in steps
         ]

@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from datasets_app.actions import datasets
+from datasets_app.api import prepare
 from datasets_app.api import serializers as shapes
 from datasets_app.api.rows import RowActions
 from datasets_app.models import Dataset, DatasetVersion
@@ -18,7 +19,7 @@ from project.kernel import access
 from project.kernel.api.base import WorkspaceViewSet
 
 _FORM = {"multipart/form-data": shapes.NewDataset}
-_VERSION_FORM = {"multipart/form-data": shapes.NewVersion}
+_VERSION_FORM = {"multipart/form-data": shapes.NewVersion, "application/json": prepare.NewPreparation}
 
 
 class DatasetViewSet(WorkspaceViewSet):
@@ -58,11 +59,16 @@ class DatasetViewSet(WorkspaceViewSet):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(methods=["GET"], responses=shapes.BriefVersionSerializer(many=True), filters=False)
-    @extend_schema(methods=["POST"], request=_VERSION_FORM, responses={201: shapes.StartedImport})
+    @extend_schema(methods=["POST"], request=_VERSION_FORM, responses={201: prepare.StartedPreparation})
     @action(detail=True, methods=["get", "post"])
     def versions(self, request: Request, pk: str) -> Response:
-        """The versions, newest first; or upload a file as the next one."""
+        """The versions, newest first; or upload a file as the next one, or make it by steps (`from`, `steps`)."""
         dataset = self.get_object()
+        if request.method == "POST" and "steps" in request.data:
+            made = prepare.start(self, dataset)
+            context = {**self.get_serializer_context(), "version": made[0], "prepared": made}
+            body = prepare.StartedPreparation(self._fresh(made[0].dataset), context=context).data
+            return Response(body, status=status.HTTP_201_CREATED)
         if request.method == "POST":
             return self._started(datasets.add_version(dataset, **self._new(shapes.NewVersion), by=self.actor))
         page = self.paginate_queryset(versions_with_all().filter(dataset=dataset).order_by("-number"))
@@ -78,7 +84,7 @@ class DatasetViewSet(WorkspaceViewSet):
         return Response(body, status=status.HTTP_201_CREATED)
 
 
-class DatasetVersionViewSet(RowActions):
+class DatasetVersionViewSet(RowActions, prepare.PreviewActions):
     """Versions of data sets. `{id}` is an id, or a reference: `name` (the newest ready one) or `name:3`."""
 
     queryset = DatasetVersion.objects.select_related("dataset", "artifact")

@@ -1,6 +1,6 @@
 """Mix the rows with those of other data sets, in given proportions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -52,6 +52,11 @@ class Params(StepParams):
 
 def references(params: Params) -> list[str]:
     return list(params.data)
+
+
+def with_references(params: Params, names: Mapping[str, str]) -> Params:
+    """The same, with other names for the data sets: the versions that were meant."""
+    return params.model_copy(update={"data": {names[name]: weight for name, weight in params.data.items()}})
 
 
 def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Entry]:

@@ -1,0 +1,146 @@
+"""What the steps would do to a few rows: before, after, and which step dropped what. Pure.
+
+`python -m datasets_app.previewing` reads a `Request` as JSON on standard input and prints an `Answer`: the web process
+asks a process of its own, because steps import heavy libraries and a slow one has to be stopped.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from datasets_app.importing import Entry
+from datasets_app.preparing import Observer, Preparation, Step, parse
+from datasets_app.storage import entries
+from project.contracts.runs import UserError
+
+ROWS = 10
+MOST_ROWS = 100
+SECONDS = 20.0
+_OTHERS = 1000  # rows of another data set that take part
+
+
+class Request(BaseModel):
+    """The rows `start + 1` to `start + rows` of a stored version, and what to do with them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str
+    steps: list[dict[str, Any]]
+    start: int = Field(default=0, ge=0)
+    rows: int = Field(default=ROWS, ge=1, le=MOST_ROWS)
+    seed: int = 0
+    others: dict[str, str] = Field(default={}, description="reference -> folder of its stored rows")
+
+
+class Shown(BaseModel):
+    """One row of the source: its canonical row before, the rows that became of it, or why there is none.
+
+    `number` 0 are rows of other data sets. `step` is the one that dropped it, 0 for none.
+    """
+
+    number: int
+    before: dict[str, Any] | None = None
+    before_meta: dict[str, Any] = {}
+    after: list[dict[str, Any]] = []
+    after_meta: list[dict[str, Any]] = []
+    changed: bool = False
+    step: int = 0
+    why: str = ""
+    part: str = ""
+
+
+class Answer(BaseModel):
+    rows: list[Shown] = []
+    steps: list[dict[str, Any]] = Field(default=[], description="what each step did to these rows")
+    error: str = ""
+    hint: str = ""
+    field: str = ""
+
+
+class PreviewFailed(Exception):
+    """The preview took too long or broke; the message says which."""
+
+
+class _Memory(Observer):
+    def __init__(self) -> None:
+        self.fates: dict[int, tuple[int, str]] = {}
+        self.parts: dict[int, str] = {}
+
+    def dropped(self, step: Step, entry: Entry, why: str) -> None:
+        self.fates.setdefault(entry.number, (step.number, why))
+
+    def assigned(self, step: Step, entry: Entry, part: str) -> None:
+        self.parts[entry.number] = part
+
+
+def preview(request: Request) -> Answer:
+    """Run the steps over these rows alone. What steps find out from all rows (a sample, a split) is of these few."""
+    source = list(islice(entries(Path(request.folder), request.start), request.rows))
+    memory = _Memory()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            preparation = Preparation(
+                parse(request.steps),
+                folder=Path(scratch),
+                seed=request.seed,
+                others=lambda reference: islice(entries(Path(request.others[reference])), _OTHERS),
+                observer=memory,
+                few=True,
+                most_rows=MOST_ROWS * _OTHERS,
+            )
+            made = list(islice(preparation.rows(source), MOST_ROWS * 10))
+        except UserError as error:
+            return Answer(error=str(error), hint=error.hint, field=error.field)
+    shown = {entry.number: _before(entry) for entry in source}
+    for entry in made:
+        _add_after(shown.setdefault(entry.number, Shown(number=entry.number)), entry)
+    for number, row in shown.items():
+        row.part = memory.parts.get(number, "")
+        if not row.after:
+            row.step, row.why = memory.fates.get(number, (0, ""))
+    return Answer(rows=list(shown.values()), steps=[tally.as_json() for tally in preparation.tallies])
+
+
+def _before(entry: Entry) -> Shown:
+    return Shown(number=entry.number, before=json.loads(entry.data), before_meta=json.loads(entry.meta))
+
+
+def _add_after(row: Shown, entry: Entry) -> None:
+    row.after.append(json.loads(entry.data))
+    row.after_meta.append(json.loads(entry.meta))
+    row.changed = row.after != [row.before] or row.after_meta != [row.before_meta]
+
+
+def preview_apart(request: Request, *, seconds: float = SECONDS) -> Answer:
+    """`preview` in a process of its own. Raises PreviewFailed."""
+    command = [sys.executable, "-m", "datasets_app.previewing"]
+    root = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(
+            command,
+            input=request.model_dump_json().encode(),
+            capture_output=True,
+            timeout=seconds,
+            cwd=root,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise PreviewFailed(f"The preview took longer than {seconds:g} seconds. Try it with fewer steps.") from None
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise PreviewFailed(f"The preview broke: {' '.join(last) or f'exit code {done.returncode}'}")
+    return Answer.model_validate_json(done.stdout)
+
+
+def main() -> None:
+    sys.stdout.write(preview(Request.model_validate_json(sys.stdin.buffer.read())).model_dump_json())
+
+
+if __name__ == "__main__":
+    main()
