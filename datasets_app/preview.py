@@ -1,7 +1,8 @@
 """Rows and reports as pages show them."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets_app import storage
@@ -10,6 +11,7 @@ from project.kernel import artifacts
 
 PAGE = 20  # rows
 _BEGINNING = 600  # characters of one text that are shown at once
+_BEFORE_HIT = 200  # characters that are shown before the first hit of a search
 _LONGEST = 20_000  # characters that are shown at all; the API has all of it
 
 
@@ -21,14 +23,29 @@ class Turn:
     who: str
     text: str
     length: int  # characters
+    search: str = ""
 
     @property
     def is_cut(self) -> bool:
         return len(self.text) > _BEGINNING
 
     @property
-    def beginning(self) -> str:
-        return f"{self.text[:_BEGINNING]}…" if self.is_cut else self.text
+    def beginning(self) -> list[tuple[str, bool]]:
+        """What is shown at once, in pieces: (text, is it what was searched for). Around the first hit if it is late."""
+        if not self.is_cut:
+            return pieces(self.text, self.search)
+        hit = re.search(re.escape(self.search), self.text, re.IGNORECASE) if self.search else None
+        start = max(hit.start() - _BEFORE_HIT, 0) if hit and hit.end() > _BEGINNING else 0
+        text = self.text[start : start + _BEGINNING]
+        return pieces(f"{'…' if start else ''}{text}{'…' if start + _BEGINNING < len(self.text) else ''}", self.search)
+
+
+def pieces(text: str, search: str) -> list[tuple[str, bool]]:
+    """The text cut at every place where it has `search`, in any case."""
+    if not search or not text:
+        return [(text, False)] if text else []
+    parts = re.split(f"({re.escape(search)})", text, flags=re.IGNORECASE)
+    return [(part, place % 2 == 1) for place, part in enumerate(parts) if part]
 
 
 @dataclass(frozen=True)
@@ -54,14 +71,23 @@ class Rows(Sequence[ShownRow]):
         return [shown(row) for row in storage.read(folder, start, stop - start)]
 
 
-def shown(stored: storage.StoredRow) -> ShownRow:
-    return ShownRow(stored.number, list(_turns(stored.row)), stored.meta)
+def shown(stored: storage.StoredRow, search: str = "") -> ShownRow:
+    """A row as a page shows it; what was searched for is marked."""
+    turns = [replace(turn, search=search) for turn in _turns(stored.row)] if search else _turns(stored.row)
+    return ShownRow(stored.number, turns, stored.meta)
+
+
+def numbered(version: DatasetVersion, numbers: Sequence[int], search: str = "") -> list[ShownRow]:
+    """The rows with these numbers."""
+    assert version.artifact  # noqa: S101  (it is ready)
+    folder = artifacts.local_path(version.artifact)
+    return [shown(row, search) for row in storage.numbered(folder, numbers)]
 
 
 def _turns(row: dict[str, Any]) -> list[Turn]:
     match row["kind"]:
         case "chat":
-            return [_message(message) for message in row["messages"]]
+            return [turn for message in row["messages"] for turn in _message(message)]
         case "completion":
             return [_turn("user", "Prompt", row["prompt"]), _turn("assistant", "Completion", row["completion"])]
         case "preference":
@@ -78,14 +104,17 @@ def _turns(row: dict[str, Any]) -> list[Turn]:
 _WHO = {"system": "System prompt", "user": "User", "assistant": "Assistant", "tool": "Tool"}
 
 
-def _message(message: dict[str, Any]) -> Turn:
-    who = _WHO[message["role"]] + (" (not learned)" if message.get("weight") == 0 else "")
-    return _turn(message["role"], who, message["content"])
+def _message(message: dict[str, Any], who: str = "") -> list[Turn]:
+    """What is said, and one turn for each call of a tool."""
+    who = who or _WHO[message["role"]] + (" (not learned)" if message.get("weight") == 0 else "")
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    said = [] if calls and not message["content"] else [_turn(message["role"], who, message["content"])]
+    return said + [_turn(message["role"], f"{who} calls {call['name']}", call["arguments"]) for call in calls]
 
 
 def _conversation(prompt: list[dict[str, Any]], answers: list[tuple[str, list[dict[str, Any]]]]) -> list[Turn]:
-    turns = [_message(message) for message in prompt]
-    return turns + [_turn(m["role"], who, m["content"]) for who, messages in answers for m in messages]
+    turns = [turn for message in prompt for turn in _message(message)]
+    return turns + [turn for who, messages in answers for message in messages for turn in _message(message, who)]
 
 
 def _turn(role: str, who: str, text: str) -> Turn:

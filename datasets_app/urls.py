@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets_app import views
+from datasets_app import views, views_rows
 
 urlpatterns = [
     path("datasets/", views.Datasets.as_view(), name="datasets"),
@@ -8,5 +8,9 @@ urlpatterns = [
     path("datasets/<uuid:pk>/", views.DatasetPage.as_view(), name="dataset"),
     path("datasets/<uuid:pk>/upload/", views.NewVersion.as_view(), name="dataset-upload"),
     path("datasets/<uuid:pk>/delete/", views.DeleteDataset.as_view(), name="dataset-delete"),
-    path("dataset-versions/<uuid:pk>/", views.VersionPage.as_view(), name="dataset-version"),
+    path("dataset-versions/<uuid:pk>/", views_rows.VersionPage.as_view(), name="dataset-version"),
+    path("dataset-versions/<uuid:pk>/rows/", views_rows.RowsPage.as_view(), name="dataset-rows"),
+    path("dataset-versions/<uuid:pk>/compare/", views_rows.ComparePage.as_view(), name="dataset-compare"),
+    path("dataset-versions/<uuid:pk>/export/", views_rows.Export.as_view(), name="dataset-export"),
+    path("dataset-versions/<uuid:pk>/lift-block/", views_rows.LiftBlock.as_view(), name="dataset-lift-block"),
 ]

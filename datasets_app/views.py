@@ -1,13 +1,13 @@
 """Pages of data sets and their versions."""
 
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
-from datasets_app import preview, uploads
+from datasets_app import uploads
 from datasets_app.actions import datasets
 from datasets_app.forms import DatasetForm, NewDatasetForm, UploadForm
 from datasets_app.importing import Options, look
@@ -16,7 +16,6 @@ from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.queries import datasets_with_versions, versions_with_all
 from datasets_app.uploads import Upload
 from project.contracts.runs import UserError
-from project.jobs.models import Job
 from project.kernel import access
 from project.kernel.errors import Problem
 from project.kernel.pages import WorkspacePage, add_problem
@@ -170,33 +169,3 @@ class DeleteDataset(WorkspacePage):
         if self.attempt(lambda: datasets.delete(dataset, by=self.actor), f"{name} and its versions are deleted."):
             return redirect("datasets")
         return redirect("dataset", pk)
-
-
-class VersionPage(WorkspacePage):
-    """One version: what it holds, what the checks found, its rows."""
-
-    def get(self, request: HttpRequest, pk: UUID) -> HttpResponse:
-        version = access.find(DatasetVersion.objects.select_related("dataset", "artifact"), self.actor, pk=pk)
-        job = Job.objects.filter(pk=version.job_id).first() if version.job_id else None
-        context: dict[str, Any] = {}
-        if version.is_ready:
-            rows = cast("QuerySet[Any]", preview.Rows(version))
-            lengths = version.report.get("figures", {}).get("lengths", {})
-            context = {
-                "page": self.paged(rows, size=preview.PAGE),
-                "findings": [_with_pages(finding) for finding in version.report.get("findings", [])],
-                "lengths": lengths,
-                "histograms": [
-                    (title, lengths[key], preview.bars(lengths[key]))
-                    for title, key in (("Whole rows", "rows"), ("What is learned", "answers"))
-                    if key in lengths
-                ],
-                "roles": version.report.get("figures", {}).get("roles", {}),
-            }
-        return self.render("datasets/version.html", version=version, dataset=version.dataset, job=job, **context)
-
-
-def _with_pages(finding: dict[str, Any]) -> dict[str, Any]:
-    """A finding whose examples know the page of the preview they are on."""
-    examples = [{**e, "page": preview.page_of(e["row"])} if e["row"] else e for e in finding["examples"]]
-    return {**finding, "examples": examples}

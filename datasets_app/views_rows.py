@@ -1,0 +1,251 @@
+"""Pages of one version: what the checks found, its rows, and what it has other than another version."""
+
+import json
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import NoReverseMatch, reverse
+
+from datasets_app import downloads, finder, preview
+from datasets_app.actions import blocks, datasets
+from datasets_app.exporting import formats_for
+from datasets_app.models import DatasetVersion, VersionState
+from datasets_app.queries import versions_with_all
+from datasets_app.rowqueries import NUMBERS, read_query
+from datasets_app.searching import Query
+from project.jobs.models import Job
+from project.kernel import access
+from project.kernel.errors import Problem
+from project.kernel.pages import WorkspacePage
+
+FIRST = 5  # rows on the version's own page
+SORTS = (
+    ("number", "In their order"),
+    ("-characters", "Longest first"),
+    ("characters", "Shortest first"),
+    ("-learned_characters", "Longest answer first"),
+    ("learned_characters", "Shortest answer first"),
+    ("-turns", "Most turns first"),
+)
+NUMBER_FIELDS = (
+    ("least_characters", "Characters, at least"),
+    ("most_characters", "At most"),
+    ("least_learned", "Characters learned, at least"),
+    ("most_learned", "At most"),
+    ("least_turns", "Turns, at least"),
+    ("most_turns", "At most"),
+)
+_OTHER_VERSIONS = 50
+
+
+class AboutVersion(WorkspacePage):
+    """What every page of a version needs."""
+
+    def version(self, pk: UUID) -> DatasetVersion:
+        found = DatasetVersion.objects.select_related("dataset", "artifact", "parent__dataset")
+        return access.find(found, self.actor, pk=pk)
+
+    def ready(self, pk: UUID) -> DatasetVersion:
+        version = self.version(pk)
+        datasets.require_ready(version)
+        return version
+
+    def show(self, template: str, version: DatasetVersion, *, tab: str, **context: Any) -> HttpResponse:
+        common: dict[str, Any] = {"version": version, "dataset": version.dataset, "tab": tab, "section": "datasets"}
+        return self.render(template, exports=formats_for(version.row_kind), **common, **context)
+
+
+class VersionPage(AboutVersion):
+    """One version: may it be trained on, what the checks found, how it looks, where it comes from."""
+
+    def get(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        version = self.version(pk)
+        job = Job.objects.filter(pk=version.job_id).first() if version.job_id else None
+        context: dict[str, Any] = report_context(version) if version.is_ready else {}
+        return self.show("datasets/version.html", version, tab="overview", job=job, **context)
+
+
+def report_context(version: DatasetVersion) -> dict[str, Any]:
+    """The report as the page shows it, and the first rows."""
+    figures = version.report.get("figures", {})
+    lengths, labels = figures.get("lengths", {}), figures.get("labels", {})
+    findings = [
+        {**finding, "fix_url": fix_url(version, finding.get("fix", ()))}
+        for finding in version.report.get("findings", [])
+    ]
+    return {
+        "findings": findings,
+        "fix_all_url": fix_url(version, _all_fixes(findings)) if _fixable(findings) > 1 else "",
+        "fatal": blocks.fatal(version),
+        "lengths": lengths,
+        "histograms": [
+            (title, lengths[key], preview.bars(lengths[key]))
+            for title, key in (("Whole rows", "rows"), ("What is learned", "answers"))
+            if key in lengths
+        ],
+        "labels": labels,
+        "roles": figures.get("roles", {}),
+        "pairs": figures.get("preferences", {}),
+        "first_rows": preview.Rows(version)[:FIRST],
+    }
+
+
+def _fixable(findings: list[dict[str, Any]]) -> int:
+    return sum(bool(finding.get("fix")) for finding in findings)
+
+
+def _all_fixes(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The steps of all findings, each once; texts are changed before rows are compared."""
+    steps: list[dict[str, Any]] = []
+    for finding in findings:
+        steps += [step for step in finding.get("fix", ()) if step not in steps]
+    order = {"transform": 0, "redact": 1, "filter": 2, "drop_duplicates": 3, "near_duplicates": 4}
+    return sorted(steps, key=lambda step: order.get(step["type"], 2))
+
+
+def fix_url(version: DatasetVersion, steps: Any) -> str:
+    """The page that prepares a version, with these steps filled in; empty without steps."""
+    if not steps:
+        return ""
+    try:
+        address = reverse("dataset-prepare", args=[version.pk])
+    except NoReverseMatch:
+        return ""
+    return f"{address}?{urlencode({'steps': json.dumps(list(steps))})}"
+
+
+class RowsPage(AboutVersion):
+    """The rows: all of them by page, or those that are searched for."""
+
+    def get(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        version = self.ready(pk)
+        given = request.GET.dict()
+        number = _number(given.pop("page", ""), 1)
+        row = _number(given.pop("row", ""), 0)
+        problem: Problem | None = None
+        query, page = Query(), None
+        try:
+            query = read_query(given)
+            page = self._page(version, query, preview.page_of(row) if 0 < row <= version.rows else number)
+        except Problem as error:
+            problem = error
+        return self.show(
+            "datasets/rows.html",
+            version,
+            tab="rows",
+            page=page,
+            problem=problem,
+            given=given,
+            marked=row,
+            sorts=SORTS,
+            answers=version.report.get("figures", {}).get("labels", {}).get("shown", []),
+            number_fields=NUMBER_FIELDS,
+            narrowed=any(given.get(name) for name in (*NUMBERS, "answer_has", "synthetic")),
+            is_filtered=not query.is_everything,
+            status=problem.status if problem else 200,
+        )
+
+    def _page(self, version: DatasetVersion, query: Query, number: int) -> "Found":
+        offset = (number - 1) * preview.PAGE
+        if query.is_everything:
+            offset = min(offset, (version.rows - 1) // preview.PAGE * preview.PAGE)
+            return Found(preview.Rows(version)[offset : offset + preview.PAGE], offset, version.rows)
+        found = finder.find(version, query, offset, preview.PAGE)
+        return Found(preview.numbered(version, found["numbers"], query.search), offset, found["count"])
+
+
+def _number(text: str, default: int) -> int:
+    """A number from an address; a wrong one is the default."""
+    return max(int(text), default) if text.isascii() and text.isdecimal() and len(text) < 12 else default
+
+
+class Found:
+    """One page of rows. `count` is None while a search may find more."""
+
+    def __init__(self, rows: list[Any], offset: int, count: int | None) -> None:
+        self.rows, self.count = rows, count
+        self.first, self.last = offset + 1, offset + len(rows)
+        number = offset // preview.PAGE + 1
+        has_more = self.last < count if count is not None else len(rows) == preview.PAGE
+        self.previous = number - 1 if offset else None
+        self.next = number + 1 if has_more else None
+
+
+class ComparePage(AboutVersion):
+    """Two versions beside each other: what was added, removed and changed, and what of one is in the other."""
+
+    def get(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        version = self.ready(pk)
+        reference, show = request.GET.get("to", "").strip(), request.GET.get("show", "")
+        others = (
+            versions_with_all().filter(workspace=version.workspace, state=VersionState.READY).exclude(pk=version.pk)
+        )
+        context: dict[str, Any] = {
+            "reference": reference,
+            "mine": others.filter(dataset=version.dataset).order_by("-number")[:_OTHER_VERSIONS],
+            "others": others.exclude(dataset=version.dataset).order_by("-created_at")[:_OTHER_VERSIONS],
+        }
+        status = 200
+        if reference:
+            try:
+                context |= self._compared(version, reference, show, _number(request.GET.get("page", ""), 1))
+            except Problem as problem:
+                context["problem"], status = problem, problem.status
+        return self.show("datasets/compare.html", version, tab="compare", status=status, **context)
+
+    def _compared(self, version: DatasetVersion, reference: str, show: str, number: int) -> dict[str, Any]:
+        """The newer of two versions of one data set is the one that was changed."""
+        other = datasets.resolve(self.actor.workspace, reference, field="to")
+        offset = (number - 1) * preview.PAGE
+        if show == "leakage":
+            found = finder.leakage(version, other, offset, preview.PAGE)
+            count = found["same"] + found["same_question"]
+            sides = version, other
+        else:
+            reverse_order = other.dataset_id == version.dataset_id and other.number < version.number
+            sides = (other, version) if reverse_order else (version, other)
+            found = finder.diff(*sides, show if show in ("removed", "changed") else "added", offset, preview.PAGE)
+            counts = found["counts"]
+            # The first that has anything, unless one is asked for.
+            show = show or next((what for what in ("changed", "added", "removed") if counts[what]), "added")
+            if show != "added":
+                found = finder.diff(*sides, show, offset, preview.PAGE)
+            count = found["counts"][show]
+        counts = found.get("counts", {})
+        views = [(what, what.capitalize(), counts.get(what)) for what in ("changed", "added", "removed")]
+        views.append(("leakage", "Leakage", None))
+        pairs = _pairs(sides, found.pop("rows"))
+        page = Found(pairs, offset, count)
+        return {"other": other, "sides": sides, "show": show, "views": views, "page": page, **found}
+
+
+def _pairs(sides: tuple[DatasetVersion, DatasetVersion], numbers: list[list[int | None]]) -> list[dict[str, Any]]:
+    shown = []
+    for side, version in enumerate(sides):
+        wanted = sorted({pair[side] or 0 for pair in numbers} - {0})
+        shown.append({row.number: row for row in preview.numbered(version, wanted)})
+    return [{"old": shown[0].get(old or 0), "new": shown[1].get(new or 0)} for old, new in numbers]
+
+
+class Export(AboutVersion):
+    def get(self, request: HttpRequest, pk: UUID) -> HttpResponseBase:
+        version = self.ready(pk)
+        return downloads.export(version, request.GET.get("format", "jsonl"), request)
+
+
+class LiftBlock(AboutVersion):
+    def post(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        version = self.version(pk)
+        try:
+            blocks.lift(version, request.POST.get("reason", ""), by=self.actor)
+        except Problem as problem:
+            if problem.status in (403, 404):
+                raise
+            messages.error(request, " ".join(problem.errors.get("reason", [problem.detail])))
+        else:
+            messages.success(request, f"{version} may be trained on now.")
+        return redirect(version)
