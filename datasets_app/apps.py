@@ -8,7 +8,7 @@ class DatasetsConfig(AppConfig):
 
     def ready(self) -> None:
         from datasets_app.actions import datasets, preparations
-        from datasets_app.recipes import import_rows, prepare
+        from datasets_app.recipes import fetch_rows, import_rows, prepare
         from project.jobs import outcomes
         from project.kernel import access
 
@@ -20,12 +20,13 @@ class DatasetsConfig(AppConfig):
                 "dataset.lift_block": ("operator", "operate"),
             }
         )
-        outcomes.register(
-            import_rows.name,
-            on_success=datasets.imported,
-            on_failure=datasets.not_imported,
-            on_retry=datasets.tried_again,
-        )
+        for recipe in (import_rows, fetch_rows):
+            outcomes.register(
+                recipe.name,
+                on_success=datasets.imported,
+                on_failure=datasets.not_imported,
+                on_retry=datasets.tried_again,
+            )
         outcomes.register(
             prepare.name,
             on_success=preparations.prepared,

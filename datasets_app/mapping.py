@@ -45,10 +45,11 @@ class UnclearColumns(UserError):
 
 @dataclass(frozen=True)
 class Mapped:
-    """A shape with the file's columns: what turns records into rows."""
+    """A shape with the file's columns: what turns records into rows. `evidence` says why it is this one."""
 
     shape: Shape
     columns: Mapping[str, str]
+    evidence: str = "as you said"
 
     def parts(self, fields: Fields) -> Parts:
         return Parts(fields, self.columns)
@@ -81,7 +82,8 @@ def recognise(columns: Sequence[str], first: Fields) -> Mapped:
             if shape.kind is RowKind.PROMPT and may_be_answered:
                 break
             wanted = shape.required | shape.optional
-            return Mapped(shape, {part: column for part, column in found.items() if part in wanted})
+            mapped = {part: column for part, column in found.items() if part in wanted}
+            return Mapped(shape, mapped, f"by the columns {listed(list(mapped.values()))}")
     raise UnclearColumns(columns)
 
 

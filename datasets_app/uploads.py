@@ -1,5 +1,7 @@
 """Files on their way in: received to a folder of their own, kept while a person still chooses columns."""
 
+import fcntl
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -10,14 +12,16 @@ from django.conf import settings
 from django.core import signing
 from django.core.files.uploadedfile import UploadedFile
 
+from datasets_app.reading import files_of, size_of
 from datasets_app.recipes.import_rows import SOURCE
 from project.kernel.access import Actor
-from project.kernel.errors import NotReady, TooLarge, invalid
+from project.kernel.errors import Conflict, NotReady, TooLarge, invalid
 from project.kernel.models import new_id
 
 _KEPT = 24 * 3600  # seconds an upload waits for somebody to choose its columns
 _CHUNK = 1024 * 1024
 _SALT = "datasets_app.uploads"
+_SIZE = "size"  # the file that says how many bytes are still expected in all
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Upload:
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size
+        """Bytes of the file, or of all files of a folder."""
+        return size_of(self.path)
 
     def forget(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -56,16 +61,71 @@ def receive(file: UploadedFile | None) -> Upload:
 
 
 def take(path: Path) -> Upload:
-    """Copy a file of this host, for commands. Raises Invalid for what is no readable file."""
+    """Copy a file or a folder of this host, for commands. Raises Invalid for what can't be read."""
     try:
-        if not path.is_file():
+        if not path.is_file() and not path.is_dir():
             raise invalid("file", f"There is no file {path}.")
-        _check_size(path.stat().st_size)
+        _check_size(size_of(path))
         upload = _new(path.name)
-        shutil.copyfile(path, upload.path)
+        if path.is_dir():
+            for file in files_of(path):
+                copy = upload.path / file.relative_to(path)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            upload.path.mkdir(exist_ok=True)
+        else:
+            shutil.copyfile(path, upload.path)
     except OSError as error:
         raise invalid("file", f"{path} can't be read: {error.strerror}.") from None
     return upload
+
+
+# --- in chunks
+
+
+def begin(name: str, size: int) -> Upload:
+    """An upload that arrives in chunks: `size` bytes in all. Raises TooLarge before a byte of it is sent."""
+    if size < 0:
+        raise invalid("size", "Say how many bytes the file has.")
+    _check_size(size)
+    upload = _new(name)
+    (upload.folder / _SIZE).write_text(str(size))
+    upload.path.touch()
+    return upload
+
+
+def arrived(upload: Upload) -> tuple[int, int]:
+    """(bytes that are here, bytes in all)."""
+    marker = upload.folder / _SIZE
+    here = upload.path.stat().st_size
+    return here, int(marker.read_text()) if marker.is_file() else here
+
+
+def append(upload: Upload, offset: int, data: bytes) -> int:
+    """Add a chunk that begins at `offset`; returns the bytes that are here then.
+
+    A chunk that is here already (its answer was lost) is taken as done. Raises Conflict for one that leaves a gap, and
+    TooLarge for one that goes past the size that was announced.
+    """
+    with upload.path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # two tabs, or a chunk that is sent again while the first try still runs
+        here, size = file.seek(0, os.SEEK_END), arrived(upload)[1]
+        if offset + len(data) > size:
+            raise TooLarge(f"The file was announced with {size:,} bytes; this chunk ends behind that.")
+        if offset > here or (offset < here < offset + len(data)):
+            raise Conflict(f"{here:,} bytes are here; go on from there.")
+        if offset == here:
+            file.write(data)
+            here += len(data)
+        if here == size:
+            (upload.folder / _SIZE).unlink(missing_ok=True)
+    os.utime(upload.folder)  # the sweep looks at its age
+    return here
+
+
+def is_complete(upload: Upload) -> bool:
+    here, size = arrived(upload)
+    return here == size
 
 
 def _check_size(size: int) -> None:
@@ -96,7 +156,7 @@ def kept(text: str, by: Actor) -> Upload:
         upload = Upload(Path(settings.UPLOADS_PATH) / str(UUID(folder)), name)
     except (signing.BadSignature, ValueError):
         raise gone from None
-    if (workspace, identity) != (str(by.workspace.pk), by.identity) or not upload.path.is_file():
+    if (workspace, identity) != (str(by.workspace.pk), by.identity) or not upload.path.exists():
         raise gone
     return upload
 

@@ -160,16 +160,20 @@ CHANNEL_LAYERS = {
 }
 
 S3_BUCKET = env.text("S3_BUCKET")
+S3_ENDPOINT_URL = env.text("S3_ENDPOINT_URL")
+AWS_ACCESS_KEY_ID = env.text("AWS_ACCESS_KEY_ID")
+AWS_SECRET_ACCESS_KEY = env.text("AWS_SECRET_ACCESS_KEY")
+AWS_REGION = env.text("AWS_REGION", "us-east-1")
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(UPLOADS_PATH)}},
     "artifacts": {
         "BACKEND": "storages.backends.s3.S3Storage",
         "OPTIONS": {
             "bucket_name": S3_BUCKET,
-            "endpoint_url": env.text("S3_ENDPOINT_URL") or None,
-            "access_key": env.text("AWS_ACCESS_KEY_ID") or None,
-            "secret_key": env.text("AWS_SECRET_ACCESS_KEY") or None,
-            "region_name": env.text("AWS_REGION", "us-east-1"),
+            "endpoint_url": S3_ENDPOINT_URL or None,
+            "access_key": AWS_ACCESS_KEY_ID or None,
+            "secret_key": AWS_SECRET_ACCESS_KEY or None,
+            "region_name": AWS_REGION,
             "file_overwrite": True,
             "location": env.text("S3_PREFIX"),
         },
@@ -187,10 +191,13 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 STATIC_ROOT.mkdir(exist_ok=True)
 WHITENOISE_USE_FINDERS = True
 MAX_UPLOAD_BYTES = env.integer("MAX_UPLOAD_BYTES", 2 * 1024**3, least=1)
+MAX_UNPACKED_BYTES = env.integer("MAX_UNPACKED_BYTES", 8 * 1024**3, least=1)  # of a gzip, zstd or Parquet file
 MAX_DATASET_ROWS = env.integer("MAX_DATASET_ROWS", 5_000_000, least=1)
 MAX_LINE_BYTES = env.integer("MAX_LINE_BYTES", 8 * 1024**2, least=1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 8 * 1024**2
 MODEL_DIR_ROOT = env.text("MODEL_DIR_ROOT")  # only folders below it can be imported with dir:NAME
+DATA_DIR_ROOT = env.text("DATA_DIR_ROOT")  # rows below it can be imported with dir:NAME
+DATA_S3_BUCKETS = env.words("DATA_S3_BUCKETS")  # rows can be imported from these, with the installation's own key
 HUGGINGFACE_TOKEN = env.text("HUGGINGFACE_TOKEN")
 
 # --- queue

@@ -2,41 +2,26 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from django.conf import settings
-from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError, RestrictedError
 from django.utils import timezone
 
-from datasets_app import uploads
-from datasets_app.importing import Importing, Options
+from datasets_app.incoming import File, Incoming, Reading, received
 from datasets_app.models import Dataset, DatasetVersion, VersionState
 from datasets_app.queries import versions_with_all
-from datasets_app.reading import Limits
-from datasets_app.recipes import import_rows as recipe
-from datasets_app.recipes.import_rows import SOURCE
-from datasets_app.uploads import Upload
 from project.contracts.events import FailureClass
-from project.contracts.plugins import UnknownPlugin
-from project.contracts.runs import UserError
 from project.jobs.actions import jobs
 from project.jobs.models import Job
 from project.kernel import access, artifacts, audit, edges, live
 from project.kernel.access import Actor
-from project.kernel.errors import Conflict, Invalid, NotFound, NotReady, invalid
+from project.kernel.errors import Conflict, NotFound, NotReady, invalid
 from project.kernel.models import Artifact, Workspace
 from project.kernel.references import Reference, check_name, parse
 
-CHECKED_AT_ONCE = 32 * 1024**2  # bytes: what takes seconds to read through is checked before it is accepted
 MAX_DESCRIPTION = 5_000  # characters
-MAX_COLUMN = 500  # characters
-
-File = Upload | UploadedFile | Path
 
 
 def create(
@@ -47,12 +32,12 @@ def create(
     by: Actor,
     description: str = "",
     columns: Mapping[str, str] | None = None,
-    skip_bad_lines: bool = False,
-    format: str = "auto",
+    **reading: Any,
 ) -> DatasetVersion:
     """A new data set with `file` as its first version, which is imported by a job (`version.job_id`).
 
-    `columns` maps parts of a row to columns, as in {"prompt": "question", "completion": "label"}. Raises Invalid that
+    `file` is an upload, a path of this host, or the place of its rows. `columns` maps parts of a row to columns, as in
+    {"prompt": "question", "completion": "label"}; `reading` is the rest of `incoming.Reading`. Raises Invalid that
     names the field or the line, Conflict for a taken name, TooLarge. Then nothing is left behind; an `Upload` that was
     passed in stays the caller's.
     """
@@ -61,120 +46,54 @@ def create(
     description = _description(description)
     if Dataset.objects.filter(workspace=workspace, name=name).exists():
         raise _taken(name)
-    options = _options(columns, skip_bad_lines, format)
-    with _received(file) as upload:
-        source = _checked_and_stored(upload, options, workspace, by, move=not isinstance(file, Upload))
-        try:
-            with transaction.atomic():
-                dataset = Dataset(workspace=workspace, created_by=by.label, name=name, description=description)
-                dataset.save(force_insert=True)
-                audit.record("dataset.created", dataset, by=by)
-                return _launch(dataset, source, upload, options, by=by)
-        except BaseException as error:
-            _drop_files(source)
-            if isinstance(error, IntegrityError):
-                raise _taken(name) from None
-            raise
+    try:
+        with received(file, Reading(columns or {}, **reading), workspace, by) as incoming, transaction.atomic():
+            dataset = Dataset(workspace=workspace, created_by=by.label, name=name, description=description)
+            dataset.save(force_insert=True)
+            audit.record("dataset.created", dataset, by=by)
+            return _launch(dataset, incoming, by=by)
+    except IntegrityError:
+        raise _taken(name) from None
 
 
 def add_version(
-    dataset: Dataset,
-    file: File | None,
-    *,
-    by: Actor,
-    columns: Mapping[str, str] | None = None,
-    skip_bad_lines: bool = False,
-    format: str = "auto",
+    dataset: Dataset, file: File | None, *, by: Actor, columns: Mapping[str, str] | None = None, **reading: Any
 ) -> DatasetVersion:
     """Import `file` as the next version. Raises as `create` does."""
     access.require(by, "dataset.create", dataset)
-    options = _options(columns, skip_bad_lines, format)
-    with _received(file) as upload:
-        source = _checked_and_stored(upload, options, dataset.workspace, by, move=not isinstance(file, Upload))
-        try:
-            with transaction.atomic():
-                return _launch(dataset, source, upload, options, by=by)
-        except BaseException:
-            _drop_files(source)
-            raise
+    how = Reading(columns or {}, **reading)
+    with received(file, how, dataset.workspace, by) as incoming, transaction.atomic():
+        return _launch(dataset, incoming, by=by)
 
 
-@contextmanager
-def _received(file: File | None) -> Iterator[Upload]:
-    """The file as an upload that is gone at the end; one that was passed in survives an error."""
-    if isinstance(file, Upload):
-        yield file
-        file.forget()
-        return
-    upload = uploads.take(file) if isinstance(file, Path) else uploads.receive(file)
-    try:
-        yield upload
-    finally:
-        upload.forget()
-
-
-def _options(columns: Mapping[str, str] | None, skip_bad_lines: bool, format: str) -> Options:
-    limits = Limits(settings.MAX_UPLOAD_BYTES, settings.MAX_DATASET_ROWS, settings.MAX_LINE_BYTES)
-    for part, column in (columns or {}).items():
-        if not part or not column or not f"{part}{column}".isprintable() or len(column) > MAX_COLUMN:
-            raise invalid("columns", f"Use names of 1 to {MAX_COLUMN} printable characters.")
-    return Options(format or "auto", dict(columns or {}), skip_bad_lines, limits)
-
-
-def check(upload: Upload, options: Options) -> None:
-    """Read a small file through, a large one's first part. Raises Invalid with what the job would say."""
-    try:
-        Importing(upload.path, options, name=upload.name).check(up_to=CHECKED_AT_ONCE)
-    except UserError as error:
-        raise Invalid(errors={error.field or "file": [f"{error} {error.hint}".strip()]}) from error
-    except UnknownPlugin as error:
-        raise invalid("format", str(error)) from None
-
-
-def _checked_and_stored(upload: Upload, options: Options, workspace: Workspace, by: Actor, *, move: bool) -> Artifact:
-    """The file in the artifact store, where a worker on any host finds it. Its row is not saved yet."""
-    check(upload, options)
-    return artifacts.upload_tree(upload.folder, workspace=workspace, kind="upload", created_by=by.label, move=move)
-
-
-def _launch(dataset: Dataset, source: Artifact, upload: Upload, options: Options, *, by: Actor) -> DatasetVersion:
-    source.save(force_insert=True)
-    entry = next(entry for entry in source.manifest if entry["path"] == SOURCE)
+def _launch(dataset: Dataset, incoming: Incoming, *, by: Actor) -> DatasetVersion:
+    if incoming.stored is not None:
+        incoming.stored.save(force_insert=True)
     version = DatasetVersion.objects.create(
         workspace=dataset.workspace,
         created_by=by.label,
         dataset=dataset,
         number=dataset.next_number(),
-        source_name=upload.name,
-        source_bytes=entry["size"],
-        source_sha256=entry["sha256"],
-        columns=options.columns,
-        skip_bad_lines=options.skip_bad_lines,
-        upload=source,
-    )
-    params = recipe.Params(
-        format=options.format,
-        columns=options.columns,
-        skip_bad_lines=options.skip_bad_lines,
-        source_name=upload.name,
-        max_bytes=options.limits.bytes,
-        max_rows=options.limits.rows,
-        max_line_bytes=options.limits.line_bytes,
+        columns=incoming.params.columns,
+        skip_bad_lines=incoming.params.skip_bad_lines,
+        upload=incoming.stored,
+        **incoming.facts,
     )
     job = jobs.launch(
-        recipe.name,
-        params,
+        incoming.recipe,
+        incoming.params,
         workspace=dataset.workspace,
         by=by,
         title=f"Import {version}",
-        inputs={"source": source},
+        inputs=incoming.inputs,
         subject=version,
         verb="dataset.create",
     )
     version.job_id = job.pk
     version.save(update_fields=["job_id"])
     Dataset.objects.filter(pk=dataset.pk).update(updated_at=timezone.now())
-    audit.record("dataset.version_added", version, by=by, source=upload.name, sha256=version.source_sha256)
+    source = version.source_uri or version.source_name
+    audit.record("dataset.version_added", version, by=by, source=source, sha256=version.source_sha256)
     _tell(version)
     return version
 
@@ -188,6 +107,8 @@ def imported(job: Job, result: dict[str, Any], artifact: Artifact | None) -> dic
     assert artifact is not None  # noqa: S101  (the recipe always stores one)
     with artifacts.open_file(artifact, "report.json") as file:
         report = json.load(file)
+    version.source_uri = result.get("source_uri", version.source_uri)  # with the commit that was fetched
+    version.source_bytes = result.get("source_bytes", version.source_bytes)
     version.become_ready(artifact=artifact, report=report, result=result, at=timezone.now())
     by = Actor.system("import", version.workspace)
     edges.link(job, "imported", version, workspace=version.workspace)
@@ -218,7 +139,7 @@ def tried_again(old: Job, new: Job) -> None:
         raise Conflict("Its data set has been deleted.")
     if version.is_ready:
         raise Conflict(f"{version} is ready; there is nothing to try again.")
-    if version.upload_id is None:
+    if version.upload_id is None and not version.source_uri:
         raise Conflict("The uploaded file was removed when the import ended. Upload it again as a new version.")
     version.state, version.failure, version.job_id = VersionState.IMPORTING, "", new.pk
     version.save(update_fields=["state", "failure", "job_id"])

@@ -9,7 +9,9 @@ from rest_framework import serializers
 
 from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.shapes import PARTS
+from datasets_app.sources import Uri, parse
 from datasets_app.storage import StoredRow
+from project.contracts.runs import UserError
 from project.kernel.api.base import StrictModelSerializer, StrictSerializer
 
 
@@ -56,6 +58,7 @@ class VersionSerializer(StrictModelSerializer[DatasetVersion]):
             "lifted_at",
             "operation",
             "parent",
+            "source_uri",
             "source_name",
             "source_bytes",
             "source_sha256",
@@ -153,13 +156,48 @@ class ColumnsField(serializers.Field[Any, Any, Any, Any]):
         return value
 
 
-class NewVersion(StrictSerializer):
-    """A file and how to read it, as multipart/form-data."""
+class SourceField(StrictSerializer):
+    """Where the rows are."""
 
-    file = serializers.FileField(required=False, allow_empty_file=True, help_text="JSON Lines, JSON or CSV, in UTF-8")
+    uri = serializers.CharField(
+        max_length=1000,
+        help_text="dir:NAME below DATA_DIR_ROOT, hub:org/name@revision, or s3://bucket/key (a key that ends with / "
+        "stands for all below it)",
+    )
+
+    def validate_uri(self, value: str) -> Uri:
+        try:
+            return parse(value)
+        except UserError as error:
+            raise serializers.ValidationError(f"{error} {error.hint}".strip()) from None
+
+
+class NewVersion(StrictSerializer):
+    """A file (as multipart/form-data) or the place of one (as JSON), and how to read it."""
+
+    file = serializers.FileField(
+        required=False,
+        allow_empty_file=True,
+        help_text="JSON Lines, JSON, CSV, TSV, Parquet, Arrow or plain text; packed with gzip or zstd if you like",
+    )
+    source: Any = SourceField(required=False)
     columns = ColumnsField(required=False)
     skip_bad_lines = serializers.BooleanField(required=False, default=False)
-    format = serializers.CharField(required=False, default="auto", max_length=60, help_text="auto, jsonl, json, csv")
+    format = serializers.CharField(
+        required=False, default="auto", max_length=60, help_text="auto, jsonl, json, csv, tsv, parquet, arrow, text"
+    )
+    encoding = serializers.CharField(
+        required=False, default="auto", max_length=40, help_text="auto, utf-8, cp1252, shift_jis, …"
+    )
+    split = serializers.CharField(
+        required=False, default="", allow_blank=True, max_length=100, help_text="of a folder that has several"
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        source = attrs.pop("source", None)
+        if source is not None and attrs.get("file") is not None:
+            raise serializers.ValidationError({"source": ["Send a file or a source, not both."]})
+        return {**attrs, "file": source["uri"] if source is not None else attrs.get("file")}
 
 
 class NewDataset(NewVersion):

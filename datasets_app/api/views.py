@@ -44,7 +44,7 @@ class DatasetViewSet(WorkspaceViewSet):
 
     @extend_schema(request=_FORM, responses={201: shapes.StartedImport})
     def create(self, request: Request) -> Response:
-        """Upload a file as a new data set. The answer names the job that imports it."""
+        """Upload a file as a new data set, or say where it is. The answer names the job that imports it."""
         version = datasets.create(self.actor.workspace, **self._new(shapes.NewDataset), by=self.actor)
         return self._started(version)
 

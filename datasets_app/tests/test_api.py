@@ -81,7 +81,7 @@ def test_a_bad_file_is_a_4xx_that_names_the_line_or_field_and_leaves_nothing(cas
 def test_what_the_first_look_lets_pass_fails_in_the_job_with_the_same_words(
     cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datasets_app.actions.datasets.CHECKED_AT_ONCE", 1000)
+    monkeypatch.setattr("datasets_app.incoming.CHECKED_AT_ONCE", 1000)
     made = upload(cast.api("teammate"), one_bad_line()).json()
     job = run_to_end(Job.objects.get(pk=made["job"]))
     assert (job.state, job.failure_class, job.failure_field) == ("failed", "user_error", "file")

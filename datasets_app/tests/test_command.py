@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset as Saved
 from django.core.management import CommandError, call_command
 
 from datasets_app.management.commands import import_dataset
@@ -16,7 +17,7 @@ from project.jobs.testing import run_to_end
 from project.testing import Cast, run_manage
 
 
-def run(path: Path, *arguments: str) -> str:
+def run(path: Path | str, *arguments: str) -> str:
     out = StringIO()
     call_command("import_dataset", str(path), "--workspace", "acme", "--name", "pairs", *arguments, stdout=out)
     return out.getvalue()
@@ -101,12 +102,38 @@ def test_unclear_columns_are_answered_with_the_argument_to_add(cast: Cast, tmp_p
 def test_a_file_that_is_not_there_is_said(cast: Cast, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="There is no file"):
         run(tmp_path / "nothing.jsonl")
-    with pytest.raises(CommandError, match="There is no file"):
+    with pytest.raises(CommandError, match="a folder without a file of rows"):
         run(tmp_path)
 
 
+def test_a_folder_becomes_one_version(cast: Cast, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    Saved.from_list(PAIRS).save_to_disk(str(folder))
+    printed = json.loads(run(folder, "--json"))
+    assert run_to_end(Job.objects.get(pk=printed["job"])).state == "succeeded"
+    version = DatasetVersion.objects.get()
+    assert (version.rows, version.format, version.source_name) == (4, "folder", "saved")
+    assert (folder / "state.json").exists() and version.source_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("hub:a/b/c", "'hub:a/b/c' is not a repository"),
+        ("s3://Bucket/x", "is not the address of an object"),
+        ("https://example.com/rows.jsonl", "is no place that rows are imported from"),
+        ("dir:rows", "switched off"),
+        ("s3://secret-bucket/x", "an operator allows none"),
+    ],
+)
+def test_a_place_that_can_not_be_read_is_explained(cast: Cast, place: str, words: str) -> None:
+    with pytest.raises(CommandError, match=words):
+        run(place)
+    assert not Dataset.objects.exists()
+
+
 def test_a_failed_import_is_one_line_too(cast: Cast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets_app.actions.datasets.CHECKED_AT_ONCE", 100)
+    monkeypatch.setattr("datasets_app.incoming.CHECKED_AT_ONCE", 100)
     monkeypatch.setattr(import_dataset, "follow", lambda job, **_: run_to_end(job))
     rows: list[Any] = PAIRS * 100
     with pytest.raises(CommandError, match="Line 401: not valid JSON"):

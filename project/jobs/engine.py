@@ -30,7 +30,9 @@ KEPT = (
 KEPT_FOR_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "HF_ENDPOINT")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 LAST_WORD = 2.0  # seconds in which a warm parent tells how an engine ended, once it has
-SECRETS = {"HUGGINGFACE_TOKEN": "HUGGINGFACE_TOKEN"}  # what a recipe may ask for -> the setting that holds it
+SECRETS = {  # what a recipe may ask for -> the setting that holds it
+    name: name for name in ("HUGGINGFACE_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+}
 
 
 def environment(recipe: Recipe | None) -> dict[str, str]:

@@ -6,9 +6,11 @@ from typing import IO, Any, cast
 
 from django.core.management.base import CommandError, CommandParser
 
+from datasets_app import sources
 from datasets_app.actions import datasets
 from datasets_app.mapping import UnclearColumns
 from datasets_app.models import Dataset, DatasetVersion
+from project.contracts.runs import UserError
 from project.jobs.following import follow
 from project.jobs.models import Job, JobState
 from project.kernel.commands import TuneloopCommand
@@ -16,10 +18,10 @@ from project.kernel.errors import Invalid
 
 
 class Command(TuneloopCommand):
-    help = "Import a file (JSON Lines, JSON or CSV) as a new data set, or as the next version of one."
+    help = "Import a file, a folder, or rows from the Hub or a bucket, as a new data set or the next version of one."
 
     def arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("path", type=Path, help="the file")
+        parser.add_argument("path", help=f"a file or a folder of this host, or {', '.join(sources.FORMS.values())}")
         parser.add_argument("--name", required=True, help="the data set; one that exists gets a new version")
         parser.add_argument("--description", default="", help="what it is, for a new data set")
         parser.add_argument(
@@ -29,7 +31,9 @@ class Command(TuneloopCommand):
             metavar="PART=COLUMN",
             help="which column is what, as in prompt=question completion=label",
         )
-        parser.add_argument("--format", default="auto", help="auto, jsonl, json, csv")
+        parser.add_argument("--format", default="auto", help="auto, jsonl, json, csv, tsv, parquet, arrow, text, …")
+        parser.add_argument("--encoding", default="auto", help="auto, utf-8, cp1252, shift_jis, …")
+        parser.add_argument("--split", default="", help="which part of a folder or repository that has several")
         parser.add_argument("--skip-bad-lines", action="store_true", help="leave bad lines out instead of refusing")
         parser.add_argument(
             "--wait", action="store_true", help="wait for the end, with a progress bar; runs it here without a worker"
@@ -68,12 +72,15 @@ class Command(TuneloopCommand):
             "columns": columns(options["columns"]),
             "skip_bad_lines": options["skip_bad_lines"],
             "format": options["format"],
+            "encoding": options["encoding"],
+            "split": options["split"],
         }
+        file = place(options["path"])
         dataset = Dataset.objects.filter(workspace=self.workspace, name=options["name"]).first()
         if dataset is not None:
-            return datasets.add_version(dataset, options["path"], by=self.actor, **reading)
+            return datasets.add_version(dataset, file, by=self.actor, **reading)
         about = {"description": options["description"]}
-        return datasets.create(self.workspace, options["name"], options["path"], by=self.actor, **about, **reading)
+        return datasets.create(self.workspace, options["name"], file, by=self.actor, **about, **reading)
 
     def words(self, version: DatasetVersion, job: Job) -> str:
         if not version.is_ready:
@@ -81,6 +88,16 @@ class Command(TuneloopCommand):
         lines = [f"{version} is ready: {version.rows:,} rows of kind {version.row_kind}, digest {version.digest[:12]}."]
         lines += [f"  {finding['severity']}: {finding['title']}." for finding in version.report["findings"]]
         return "\n".join(lines)
+
+
+def place(text: str) -> Path | sources.Uri:
+    """What the argument names. Raises CommandError for a URI that can't be read."""
+    if not sources.looks_like_one(text) or Path(text).exists():
+        return Path(text)
+    try:
+        return sources.parse(text)
+    except UserError as error:
+        raise CommandError(f"{error} {error.hint}".strip()) from None
 
 
 def columns(pairs: list[str]) -> dict[str, str]:
