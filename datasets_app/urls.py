@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets_app import views, views_rows
+from datasets_app import views, views_prepare, views_rows
 
 urlpatterns = [
     path("datasets/", views.Datasets.as_view(), name="datasets"),
@@ -13,4 +13,5 @@ urlpatterns = [
     path("dataset-versions/<uuid:pk>/compare/", views_rows.ComparePage.as_view(), name="dataset-compare"),
     path("dataset-versions/<uuid:pk>/export/", views_rows.Export.as_view(), name="dataset-export"),
     path("dataset-versions/<uuid:pk>/lift-block/", views_rows.LiftBlock.as_view(), name="dataset-lift-block"),
+    path("dataset-versions/<uuid:pk>/prepare/", views_prepare.PreparePage.as_view(), name="dataset-prepare"),
 ]

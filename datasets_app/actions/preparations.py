@@ -166,7 +166,6 @@ def _launch(planned: Plan, name: str, part: str, *, by: Actor) -> DatasetVersion
         parent=source,
         steps=planned.as_json(),
         part=part,
-        source_name=str(source)[:255],
     )
     others = {f"other-{number}": other for number, other in enumerate(planned.others.values(), 1)}
     inputs = {"source": source.artifact, **{name: other.artifact for name, other in others.items()}}

@@ -27,7 +27,10 @@ class Params(StepParams):
     example = {}
 
     kinds: list[str] = Field(
-        default=[], max_length=20, description=f"Which kinds; none is all of them: {', '.join(KINDS)}."
+        default=[],
+        max_length=20,
+        description="Which kinds; none ticked is all of them.",
+        json_schema_extra={"choices": list(KINDS)},
     )
     replacement: str = Field(
         default="[{kind}]", max_length=200, description="What to put there; {kind} becomes EMAIL, PHONE and so on."
