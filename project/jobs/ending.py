@@ -27,7 +27,7 @@ class Failure:
     hint: str = ""
     field: str = ""
     lines: Sequence[str] = ()
-    final: bool = False  # another try would end the same way
+    final: bool = False  # the same work, tried again, would end the same way
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def fail(job: Job, why: Failure, *, exit: Exit, artifact: Artifact | None = None
     if job.cancel_requested_at is not None:
         cancel(job, exit=exit)
         return
-    next_step = retries.Enough() if artifact or why.final else retries.judge(job, why.failure, why.message)
+    next_step = retries.judge(job, why.failure, why.message, final=why.final) if not artifact else retries.Enough()
     outcome = Outcome.LOST if why.failure == FailureClass.INFRASTRUCTURE else Outcome.FAILED
     _close(job, outcome, exit=exit, failure_class=why.failure, message=why.message)
     if isinstance(next_step, retries.Again):

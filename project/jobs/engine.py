@@ -122,16 +122,6 @@ class Engine:
             time.sleep(0 if self.ended() else seconds)
         return self.ended()
 
-    def resident_bytes(self) -> int:
-        """Memory that the process and everything it started hold now."""
-        held = 0
-        with contextlib.suppress(psutil.Error):
-            me = psutil.Process(self.pid)
-            for process in (me, *me.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):
-                    held += process.memory_info().rss
-        return held
-
     def ask_to_stop(self) -> None:
         if self.ended() is None:
             with contextlib.suppress(ProcessLookupError):

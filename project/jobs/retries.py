@@ -5,7 +5,8 @@
 | infrastructure | three in a row without a new checkpoint; the pause doubles |
 | crash, host memory | one, unless the same crash comes twice without a new checkpoint; at most three in a row |
 | device memory | as long as the recipe knows a smaller way to do the same (`smaller`) |
-| user error, storage full, time limit, over the job's own memory limit | none: somebody has to change something first |
+| host memory again, or over the job's own limit | the same |
+| user error, storage full, time limit | none: somebody has to change something first |
 """
 
 from collections.abc import Mapping
@@ -41,23 +42,24 @@ class Enough:
     why: str = ""
 
 
-def judge(job: Job, failure: FailureClass, message: str) -> Again | Enough:
-    """What follows the present try of `job`, which failed with `message` and is not closed yet."""
+def judge(job: Job, failure: FailureClass, message: str, *, final: bool = False) -> Again | Enough:
+    """What follows the present try of `job`, which failed with `message` and is not closed yet.
+
+    `final`: the same work would fail again in the same way.
+    """
     if failure == FailureClass.DEVICE_MEMORY:
         return _smaller(job)
+    again = Enough() if final else _the_same(job, failure, message)
+    return _smaller(job, again) if failure == FailureClass.HOST_MEMORY and isinstance(again, Enough) else again
+
+
+def _the_same(job: Job, failure: FailureClass, message: str) -> Again | Enough:
     budget = BUDGETS.get(failure, 0)
     if not budget:
         return Enough()
     earlier = _in_vain(job)
-    if (
-        failure != FailureClass.INFRASTRUCTURE
-        and earlier
-        and (earlier[0].failure_class, earlier[0].message)
-        == (
-            failure,
-            message,
-        )
-    ):
+    repeated = bool(earlier) and (earlier[0].failure_class, earlier[0].message) == (failure, message)
+    if repeated and failure != FailureClass.INFRASTRUCTURE:
         return Enough("It ended like this twice, with nothing saved in between; it is not tried again.")
     if len(earlier) >= budget:
         return Enough(f"That was try {job.attempt}; it is not tried again.")
@@ -78,17 +80,20 @@ def _in_vain(job: Job) -> list[JobAttempt]:
     return found
 
 
-def _smaller(job: Job) -> Again | Enough:
-    """Half the micro-batch with twice the accumulation, or whatever the recipe calls the same work in less memory."""
+def _smaller(job: Job, otherwise: Enough | None = None) -> Again | Enough:
+    """Half the micro-batch with twice the accumulation, or whatever the recipe calls the same work in less memory.
+
+    `otherwise` is said of a recipe that knows nothing of the kind.
+    """
     try:
         recipe = RECIPES.get(job.recipe)
         smaller = getattr(recipe, "smaller", None)
         params = recipe.Params.model_validate(job.effective_params)
         fewer = smaller(params) if smaller else None
     except (UnknownPlugin, ValidationError):
-        return Enough()
+        return otherwise or Enough()
     if fewer is None:
-        return Enough("It can't be divided into smaller steps." if smaller else "")
+        return Enough("It can't be divided into smaller steps.") if smaller else otherwise or Enough()
     before, after = params.model_dump(mode="json"), fewer.model_dump(mode="json")
     changed = {name: value for name, value in after.items() if value != before[name]}
     note = ", ".join(f"{name} {value} instead of {before[name]}" for name, value in sorted(changed.items()))

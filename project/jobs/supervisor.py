@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +29,7 @@ from django.utils import timezone
 from project.contracts.events import FINAL, Done, Event, Failed, FailureClass, Stopped
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.runs import RECIPES, Recipe, RunSpec
-from project.jobs import checkpoints, ending, host
+from project.jobs import checkpoints, ending, host, memory
 from project.jobs.claim import Claim
 from project.jobs.ending import Exit, Failure
 from project.jobs.engine import Ended, Engine, beat
@@ -291,21 +291,27 @@ class Supervisor:
             self._wish = "pause" if job.state == JobState.PAUSING else ""
 
     def _watch_memory(self, engine: Engine) -> None:
-        """Kill an engine that holds more of the host's memory than it may, before the host has to choose somebody."""
+        """Refuse an engine more of the host's memory than it may hold, and kill one that got it all the same.
+
+        On a GPU nothing is refused: its driver maps far more than anybody touches.
+        """
         limit, now = self._limits.memory, time.monotonic()
         if not limit or self._killed or now - self._measured_at < LOOK:
             return
         self._measured_at = now
-        held = engine.resident_bytes()
+        processes = memory.held(engine.pid)
+        held = sum(process.resident for process in processes)
         if held > limit:
-            self._killed = Failure(
-                FailureClass.HOST_MEMORY,
-                f"It held {held / 2**30:.1f} GiB of the host's memory; its limit is {limit / 2**30:.1f} GiB.",
-                "Raise the job's memory limit, or use a smaller batch or shorter sequences.",
-                "memory_limit",
-                final=True,
-            )
+            self._killed = self._too_much(f"It held {held / 2**30:.1f} GiB of the host's memory")
             engine.kill()
+        elif self._device == "cpu":
+            memory.allow(processes, limit - held)
+
+    def _too_much(self, what: str) -> Failure:
+        limit = (self._limits.memory or 0) / 2**30
+        message = f"{what}; its limit is {limit:.1f} GiB."
+        hint = "Raise the job's memory limit, or use a smaller batch or shorter sequences."
+        return Failure(FailureClass.HOST_MEMORY, message, hint, "memory_limit", final=True)
 
     # --- after
 
@@ -325,8 +331,7 @@ class Supervisor:
             case Done() as done if exit.code in (0, None) and exit.signal is None:
                 self._succeed(job, done, exit)
             case Failed() as failed if self._stopping != "cancel":
-                lines = self._evidence()
-                self._fail(Failure(failed.failure, failed.message, failed.hint, failed.field, lines), exit)
+                self._fail(self._why_it_failed(failed), exit)
             case _ if self._stopping == "time":
                 self._fail(self._out_of_time(), exit)
             case _ if self._stopping:
@@ -340,6 +345,12 @@ class Supervisor:
                 self._surely(lambda: self._end(lambda job: ending.lose(job, message, exit=exit)))
             case _:
                 self._fail(self._why_it_died(ended, host_was_full=host_was_full), exit)
+
+    def _why_it_failed(self, said: Failed) -> Failure:
+        lines = self._evidence()
+        if said.failure == FailureClass.HOST_MEMORY and self._limits.memory:
+            return replace(self._too_much("It asked for more of the host's memory than it may hold"), lines=lines)
+        return Failure(said.failure, said.message, said.hint, said.field, lines)
 
     def _out_of_time(self) -> Failure:
         limit = timedelta(seconds=self._limits.seconds or 0)

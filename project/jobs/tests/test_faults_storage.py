@@ -31,7 +31,8 @@ def test_every_failure_ends_in_its_class_and_touches_nobody_else(stack: Stack) -
     wordless = stack.launch("fragile", full="log", checkpoint_every=2)
     healed = stack.launch("eats", batch_size=8, fits=2)
     shrunk = stack.launch("fragile", address_space=200 * MIB, batch_size=8, steps=3)
-    greedy = stack.launch("eats", hold=400 * MIB, fits=99, limits={"memory_limit": 300 * MIB})
+    greedy = stack.launch("eats", hold=400 * MIB, fits=99, batch_size=1, limits={"memory_limit": 300 * MIB})
+    slimmed = stack.launch("eats", hold_per_row=60 * MIB, fits=99, limits={"memory_limit": 360 * MIB})
     slow = stack.launch(steps=10_000, pause=0.05, limits={"time_limit": 2})
 
     def found(job: Job) -> tuple[str, str, int]:
@@ -46,6 +47,7 @@ def test_every_failure_ends_in_its_class_and_touches_nobody_else(stack: Stack) -
     assert found(healed) == ("succeeded", "", 3)
     assert found(shrunk) == ("succeeded", "", 3)  # 512 and 256 MiB did not fit
     assert found(greedy) == ("failed", "host_memory", 1)
+    assert found(slimmed) == ("succeeded", "", 2)
     assert found(slow) == ("failed", "time_limit", 1)
     assert [found(job) for job in neighbours] == [("succeeded", "", 1)] * 2
     shrunk.refresh_from_db()

@@ -152,11 +152,27 @@ def test_what_can_not_be_divided_fails_and_offers_what_may_help(cast: Cast) -> N
     assert (again.state, again.params["fits"], job.params["fits"]) == ("queued", 1, 0)
 
 
+MIB = 2**20
+
+
+def test_what_does_not_fit_into_the_memory_limit_is_divided(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, not killed, so that it can say so."""
+    monkeypatch.setattr("project.jobs.supervisor.LOOK", 0.1)
+    job = run_to_end(launch(cast, recipe="eats", params={"hold_per_row": 60 * MIB, "fits": 99}, memory_limit=360 * MIB))
+    assert (job.state, job.attempt, job.result["batch_size"]) == ("succeeded", 2, 4)
+    first = job.attempts.get(number=1)
+    assert (first.failure_class, first.signal) == ("host_memory", None)
+    assert "its limit is 0.4 GiB" in first.message
+
+
 def test_more_memory_than_allowed_ends_it(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes together, of which neither is refused anything."""
     monkeypatch.setattr("project.jobs.supervisor.LOOK", 0.2)
-    job = run_to_end(launch(cast, recipe="eats", params={"hold": 300 * 2**20, "fits": 99}, memory_limit=256 * 2**20))
+    params = {"hold": 150 * MIB, "processes": 2, "fits": 99, "batch_size": 1}
+    job = run_to_end(launch(cast, recipe="eats", params=params, memory_limit=256 * MIB))
     assert (job.state, job.failure_class, job.failure_field) == ("failed", "host_memory", "memory_limit")
-    assert job.attempt == 1  # it would need as much again
+    assert job.attempt == 1  # it would need as much again, and can't be divided
+    assert "can't be divided" in job.failure_message
 
 
 def test_a_job_has_its_time_over_all_tries(cast: Cast) -> None:
