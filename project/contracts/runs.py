@@ -23,6 +23,9 @@ class RunSpec(BaseModel):
     params: dict[str, Any]
     inputs: dict[str, str] = Field(default={}, description="name -> absolute path of a file or folder on this host")
     resume_from: str | None = Field(default=None, description="absolute path of a committed checkpoint")
+    cache: str | None = Field(
+        default=None, description="absolute path of a folder shared by runs, for what can be made again"
+    )
     device: str = Field(default="cpu", description="cpu or cuda:N")
     threads: int = Field(default=0, ge=0, description="compute threads; 0 means the library's default")
     silence_limit: float = Field(

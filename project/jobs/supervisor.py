@@ -185,6 +185,7 @@ class Supervisor:
             params=job.effective_params,
             inputs=self._meanwhile(fetch) if any(wanted.values()) else fetch(),
             resume_from=str(resume_from) if resume_from else None,
+            cache=str(Path(settings.MODEL_CACHE_PATH) / "engines"),
             device=self._device,
             threads=settings.ENGINE_THREADS,
             silence_limit=settings.JOB_GRACE,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from project.contracts.rows import ROW, Row
+from project.contracts.rows import ROW, DatasetDigest, Row
 from project.contracts.runs import UserError
 
 _BATCH = 2048
@@ -24,6 +24,24 @@ def iter_rows(path: Path) -> Iterator[Row]:
         raise UserError(
             f"The data set can't be read ({file.name}: {error}).", hint="Import it again.", field="data"
         ) from error
+
+
+def content_digest(path: Path) -> str | None:
+    """The digest of the rows of `path`, from the hashes that are stored beside them; None where there are none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    digest = DatasetDigest()
+    try:
+        with pq.ParquetFile(path / "rows.parquet" if path.is_dir() else path) as parquet:
+            if "hash" not in parquet.schema_arrow.names:
+                return None
+            for batch in parquet.iter_batches(65_536, columns=["hash"]):
+                for value in batch.column(0).to_pylist():
+                    digest.add(value)
+    except (OSError, pa.ArrowInvalid, ValueError, TypeError):
+        return None
+    return digest.hexdigest()
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -187,20 +187,20 @@ def run(params: SftParams, ctx: RunContext) -> None:
     ctx.progress(0, 0, phase="load")
     from transformers import set_seed
 
-    from project.modeling.data import iter_rows
     from project.modeling.loading import describe, load_tokenizer
     from training.engine.components.forward import Forward
     from training.engine.components.model import autocast_dtype, number_format
-    from training.engine.components.rows import group, split, tokenise
+    from training.engine.components.rows import group, split
+    from training.engine.components.token_cache import token_rows
     from training.engine.components.trainer import SupervisedTrainer
 
     base, device, full = ctx.input("base"), ctx.spec.device, params.method.type == "full"
     _check(params, describe(base).context, "validation" in ctx.spec.inputs)
     tokenizer = load_tokenizer(base)
-    data = tokenise(iter_rows(ctx.input("data")), tokenizer, params.max_seq_length, ctx)
+    data = token_rows(ctx.input("data"), tokenizer, params.max_seq_length, ctx)
     train, validation = split(data, params.validation_split, params.seed)
     if "validation" in ctx.spec.inputs:
-        held_out = tokenise(iter_rows(ctx.input("validation")), tokenizer, params.max_seq_length, ctx)
+        held_out = token_rows(ctx.input("validation"), tokenizer, params.max_seq_length, ctx)
         train, validation = data.rows, held_out.rows
     _tell(ctx, params, data, len(train), len(validation))
 

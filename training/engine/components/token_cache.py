@@ -1,0 +1,126 @@
+"""Token ids of rows that were rendered before: the same rows, tokenizer and length need no second rendering.
+
+An entry's name is a digest of everything it depends on, so it is never wrong, only gone: the folder holds at most
+MOST_BYTES, and what was used longest ago goes first.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from project.contracts import rows as contract
+from project.contracts.runs import RunContext
+from project.modeling import render
+from project.modeling.data import content_digest, iter_rows
+from project.modeling.render import Rendered
+from training.engine.components.rows import TokenRows, tokenise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MOST_BYTES = 4 * 2**30
+_COUNTS = ("read", "truncated", "dropped_tokens", "unlearnable")
+
+
+def token_rows(data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int, ctx: RunContext) -> TokenRows:
+    """`tokenise` for the rows of `data`, or what it gave for the same rows before. Raises as it does."""
+    entry = _entry(data, tokenizer, max_length, ctx)
+    found = _load(entry) if entry else None
+    if found is not None:
+        ctx.log(f"{found.read} rows were tokenised for an earlier run; that is used again.")
+        return found
+    found = tokenise(iter_rows(data), tokenizer, max_length, ctx)
+    if entry:
+        with suppress(OSError):  # a full disk: the next run renders again
+            _store(entry, found)
+            _make_room(entry.parent)
+    return found
+
+
+def _entry(data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int, ctx: RunContext) -> Path | None:
+    """Where these rows are or would be; None where nothing is kept or the tokenizer can't be told from another."""
+    digest = content_digest(data)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if ctx.spec.cache is None or digest is None or backend is None:
+        return None
+    import tokenizers
+    import transformers
+
+    identity = {
+        "rows": digest,
+        "tokenizer": hashlib.sha256(backend.to_str().encode()).hexdigest(),
+        "template": tokenizer.chat_template,
+        "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
+        "max_length": max_length,
+        "libraries": [transformers.__version__, tokenizers.__version__],
+        "code": [_source(module) for module in (render, contract)],
+    }
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return Path(ctx.spec.cache) / "tokens" / f"{name}.npz"
+
+
+def _source(module: Any) -> str:
+    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+
+
+def _store(entry: Path, found: TokenRows) -> None:
+    import numpy as np
+
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    partial = entry.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                ids=np.array([token for row in found.rows for token in row.ids], dtype=np.int32),
+                mask=np.array([learned for row in found.rows for learned in row.mask], dtype=np.uint8),
+                lengths=np.array([len(row.ids) for row in found.rows], dtype=np.int64),
+                dropped=np.array([row.dropped for row in found.rows], dtype=np.int64),
+                numbers=np.array(found.numbers, dtype=np.int64),
+                counts=np.array([getattr(found, name) for name in _COUNTS], dtype=np.int64),
+                digest=np.frombuffer(bytes.fromhex(found.digest), dtype=np.uint8),
+            )
+        partial.rename(entry)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _load(entry: Path) -> TokenRows | None:
+    """None for one that is not there, or damaged: the archive's checksums tell."""
+    import numpy as np
+
+    try:
+        with np.load(entry, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+        os.utime(entry)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        entry.unlink(missing_ok=True)
+        return None
+    ids, mask, rows, start = found["ids"], found["mask"], [], 0
+    for length, dropped in zip(found["lengths"].tolist(), found["dropped"].tolist(), strict=True):
+        end = start + length
+        rows.append(Rendered(ids[start:end].tolist(), mask[start:end].tolist(), dropped))
+        start = end
+    counts = dict(zip(_COUNTS, found["counts"].tolist(), strict=True))
+    return TokenRows(rows=rows, numbers=found["numbers"].tolist(), digest=found["digest"].tobytes().hex(), **counts)
+
+
+def _make_room(folder: Path) -> None:
+    """Remove what was used longest ago until the rest is within MOST_BYTES. Several runs may do so at once."""
+    entries = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            facts = path.stat()
+            entries.append((facts.st_mtime, facts.st_size, path))
+    held = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries)[:-1]:  # the newest stays, whatever its size
+        if held <= MOST_BYTES:
+            return
+        path.unlink(missing_ok=True)
+        held -= size
