@@ -70,11 +70,11 @@ def in_words(detail: ErrorDetails) -> str:
         return "must be a whole number"
     match kind:
         case "greater_than":
-            return f"must be greater than {limits['gt']:g}"
+            return f"must be greater than {_plain(limits['gt'])}"
         case "greater_than_equal":
-            return f"must be {limits['ge']:g} or more"
+            return f"must be {_plain(limits['ge'])} or more"
         case "less_than":
-            return f"must be less than {limits['lt']:g}"
+            return f"must be less than {_plain(limits['lt'])}"
         case "less_than_equal":
             return f"must be {_plain(limits['le'])} or less"
         case "string_too_long":

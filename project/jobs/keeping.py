@@ -6,7 +6,6 @@ thread, under its attempt. So a slow store holds up nobody: of several checkpoin
 
 import logging
 import shutil
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 from uuid import UUID
 
 from django.conf import settings
@@ -22,6 +20,7 @@ from django.db import models, transaction
 from django.db.models.functions import Now
 
 from project.jobs import policy
+from project.jobs.checkpoints import Slowly
 from project.jobs.ingest import Ingest
 from project.jobs.models import TERMINAL, Checkpoint, Job
 from project.jobs.ownership import Ownership
@@ -30,8 +29,6 @@ from project.kernel.models import Artifact, Workspace
 from project.modeling import checkpoints as files
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-Slowly = Callable[[Callable[[], T]], T]
 ENOUGH = 100  # pieces of work at the end of an attempt; more means that something goes wrong again and again
 
 

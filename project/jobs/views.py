@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from django.conf import settings
@@ -21,7 +21,7 @@ from project.jobs.expecting import expected_start
 from project.jobs.forms import JobFilter
 from project.jobs.models import Job, JobState, Worker
 from project.kernel import access
-from project.kernel.errors import NotFound
+from project.kernel.errors import NotFound, invalid
 from project.kernel.pages import WorkspacePage
 
 LOG_LINES = 300
@@ -106,9 +106,8 @@ class JobVerb(WorkspacePage):
         if verb == "retry":
             made: list[Job] = []
             remedy, step = request.POST.get("remedy", ""), request.POST.get("from_step", "")
-            wanted = int(step) if step.isdecimal() and len(step) < 16 else False
-            again = partial(jobs.retry, job, self.actor, remedy=remedy, from_checkpoint=wanted)
-            if self.attempt(lambda: made.append(again()), "Queued as a new job."):
+            again = partial(jobs.retry, job, self.actor, remedy=remedy)
+            if self.attempt(lambda: made.append(again(from_checkpoint=_step(step))), "Queued as a new job."):
                 job = made[0]
         elif verb == "pause":
             waiting = "It pauses after its present step." if job.is_active else "Paused."
@@ -123,6 +122,15 @@ class JobVerb(WorkspacePage):
         else:
             raise NotFound("There is no page at this address.")
         return redirect("job", job.pk)
+
+
+def _step(text: str) -> int | Literal[False]:
+    """The step of a checkpoint, as a form says it; False where it says none."""
+    if not text:
+        return False
+    if not text.isdecimal() or len(text) > 18:
+        raise invalid("from_checkpoint", f"'{text[:40]}' is no step. Choose a checkpoint of the list.")
+    return int(text)
 
 
 def recipe_label(name: str) -> str:

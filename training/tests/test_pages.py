@@ -98,6 +98,9 @@ def test_an_earlier_fine_tune_is_a_start(cast: Cast, base: ModelVersion, data: D
         ({"target_modules": "q proj"}, "target_modules", "Must be 'all-linear'"),
         ({"model_name": "a/b"}, "model_name", "not a usable name"),
         ({"evaluate_every": "never"}, "evaluate_every", "Must be 'epoch'"),
+        ({"time_limit": "0"}, "time_limit", "Must be 1 or more"),
+        ({"memory_limit": "5"}, "memory_limit", "Must be 67,108,864 or more"),
+        ({"priority": "101"}, "priority", "Must be 100 or less"),
     ],
 )
 def test_mistakes_are_shown_at_their_field(

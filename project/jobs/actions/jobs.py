@@ -306,7 +306,7 @@ def retry(job: Job, by: Actor, *, remedy: str = "", from_checkpoint: bool | int 
     """A new job with the same recipe, parameters and inputs; `remedy` names a change of parameters (`remedies`).
 
     With `from_checkpoint` it goes on from the old one's furthest checkpoint (True), or from that of a step. Raises
-    Conflict while the old one has not ended or without such a checkpoint, Invalid for an unknown remedy.
+    Conflict while the old one has not ended or its checkpoint can't be used, Invalid for an unknown remedy or step.
     """
     access.require(by, "job.retry", job)
     if not job.is_terminal:
@@ -326,13 +326,22 @@ def retry(job: Job, by: Actor, *, remedy: str = "", from_checkpoint: bool | int 
         time_limit=job.time_limit,
         memory_limit=job.memory_limit,
         retry_of=job,
-        start_checkpoint=None if from_checkpoint is False else checkpoints.chosen(job, from_checkpoint),
+        start_checkpoint=_start(job, from_checkpoint),
         subject_kind=job.subject_kind,
         subject_id=job.subject_id,
     )
     audit.record("job.created", new, by=by, recipe=new.recipe, retry_of=str(job.pk))
     outcomes.retried(job, new)
     return _enqueue(new, by=by)
+
+
+def _start(job: Job, which: bool | int) -> Checkpoint | None:
+    if which is False:
+        return None
+    try:
+        return checkpoints.chosen(job, which)
+    except NotFound as error:
+        raise invalid("from_checkpoint", error.detail) from None
 
 
 def _unended(job: Job) -> Job:

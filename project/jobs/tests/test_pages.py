@@ -91,6 +91,17 @@ def test_buttons_do_and_say(cast: Cast) -> None:
     assert page.post(reverse("job-verb", args=[new.pk, "explode"])).status_code == 404
 
 
+@pytest.mark.parametrize("step", ["x", "-1", "0", "2", "9" * 30, "1.0", "\u0663"])
+def test_a_step_without_a_checkpoint_starts_nothing(cast: Cast, step: str) -> None:
+    job, page = launch(cast), cast.page("teammate")
+    page.post(reverse("job-verb", args=[job.pk, "cancel"]))
+    answer = page.post(reverse("job-verb", args=[job.pk, "retry"]), {"from_step": step}, follow=True)
+    *_, message = answer.context["messages"]
+    assert (answer.status_code, message.level_tag) == (200, "error")
+    assert "checkpoint" in str(message)
+    assert not Job.objects.filter(retry_of=job).exists()
+
+
 @pytest.mark.parametrize("name", ["job", "job-log"])
 def test_a_stranger_finds_no_page(cast: Cast, name: str) -> None:
     job = launch(cast)
