@@ -200,6 +200,10 @@ DATA_DIR_ROOT = env.text("DATA_DIR_ROOT")  # rows below it can be imported with 
 DATA_S3_BUCKETS = env.words("DATA_S3_BUCKETS")  # rows can be imported from these, with the installation's own key
 HUGGINGFACE_TOKEN = env.text("HUGGINGFACE_TOKEN")
 
+# --- calls to other servers
+OUTGOING_ALLOW = env.words("OUTGOING_ALLOW")  # hosts, host:port and networks that may be called though not public
+VAULT_KEY = env.text("VAULT_KEY")  # encrypts secrets; empty: a key made once in SECRETS_PATH
+
 # --- queue
 CELERY = {
     "broker_url": REDIS_URL or "filesystem://",
