@@ -22,7 +22,7 @@ from project.kernel import access
 from project.kernel.errors import Problem
 from project.kernel.pages import WorkspacePage
 
-FIRST = 5  # rows on the version's own page
+FIRST = 3  # rows on the version's own page
 SORTS = (
     ("number", "In their order"),
     ("-characters", "Longest first"),
