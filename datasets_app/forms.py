@@ -1,11 +1,12 @@
 """The forms of data sets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from django import forms
 from django.http import QueryDict
 
+from datasets_app.encodings import KNOWN
 from datasets_app.reading import FORMATS, excerpt
 from datasets_app.shapes import PARTS
 
@@ -16,24 +17,65 @@ def _formats() -> list[tuple[str, str]]:
     return [("auto", "Recognise it"), *((plugin.name, plugin.label) for plugin in FORMATS.all())]
 
 
-class UploadForm(forms.Form):
-    """A file and how to read it. `offer_columns` adds one choice per column of the file."""
+def _encodings() -> list[tuple[str, str]]:
+    return [("auto", "Recognise it"), *KNOWN.items()]
 
-    file = forms.FileField(required=False, allow_empty_file=True, help_text="JSON Lines, JSON or CSV, in UTF-8.")
+
+class UploadForm(forms.Form):
+    """A file, or the place of one, and how to read it. `offer_columns` adds one choice per column of the file."""
+
+    file = forms.FileField(
+        required=False,
+        allow_empty_file=True,
+        help_text="JSON Lines, JSON, CSV, TSV, Parquet, Arrow or plain text; also packed with gzip or zstd.",
+    )
+    source = forms.CharField(
+        required=False,
+        max_length=1000,
+        label="Or fetch it from",
+        help_text="hub:org/name@revision, s3://bucket/key, or dir:NAME below the folder that an operator allows.",
+        widget=forms.TextInput(attrs={"placeholder": "hub:PolyAI/banking77", "autocomplete": "off"}),
+    )
     upload = forms.CharField(required=False, widget=forms.HiddenInput)
     skip_bad_lines = forms.BooleanField(
         required=False,
         label="Leave bad lines out",
         help_text="Without this, one bad line refuses the file, and you are told which.",
     )
-    format = forms.ChoiceField(required=False, choices=_formats, help_text="The content decides, not the file's name.")
+    format = forms.ChoiceField(
+        required=False,
+        choices=_formats,
+        help_text="The content decides, not the file's name.",
+        widget=forms.Select(attrs={"data-look-again": ""}),
+    )
+    encoding = forms.ChoiceField(
+        required=False,
+        choices=_encodings,
+        help_text="Say it where letters with accents come out wrong.",
+        widget=forms.Select(attrs={"data-look-again": ""}),
+    )
+    split = forms.CharField(
+        required=False, max_length=100, help_text="Of a folder or a repository that has several. Empty: train."
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.columns: list[str] = []
         self.samples: dict[str, list[str]] = {}
 
-    def offer_columns(self, columns: Sequence[str], rows: Sequence[dict[str, Any]], suggestion: dict[str, str]) -> None:
+    def reading(self) -> dict[str, Any]:
+        """How to read the file, of what is filled in so far: for `datasets.create`, without the columns."""
+        data = self.cleaned_data
+        return {
+            "skip_bad_lines": data.get("skip_bad_lines", False),
+            "format": data.get("format") or "auto",
+            "encoding": data.get("encoding") or "auto",
+            "split": data.get("split") or "",
+        }
+
+    def offer_columns(
+        self, columns: Sequence[str], rows: Sequence[dict[str, Any]], suggestion: Mapping[str, str]
+    ) -> None:
         """Ask what each column is. `suggestion` (part -> column) is chosen beforehand, `rows` are shown."""
         parts = {column: part for part, column in suggestion.items()}
         self.columns = list(columns)[:MAPPED_COLUMNS]
@@ -51,6 +93,11 @@ class UploadForm(forms.Form):
             )
             self.samples[column] = [excerpt(str(row[column]), 80) for row in rows if column in row][:2]
         self.data = data
+
+    def so_far(self) -> dict[str, str]:
+        """part -> column, as chosen up to now, right or wrong."""
+        chosen = ((self[f"column_{number}"].data, column) for number, column in enumerate(self.columns))
+        return {part: column for part, column in chosen if part}
 
     def mapped(self) -> dict[str, str]:
         """part -> column, as chosen. Adds an error when two columns are said to be the same part."""
@@ -78,7 +125,7 @@ class NewDatasetForm(UploadForm):
     )
     description = forms.CharField(required=False, max_length=5000, widget=forms.Textarea(attrs={"rows": 2}))
 
-    field_order = ("file", "upload", "name", "description", "skip_bad_lines", "format")
+    field_order = ("file", "upload", "source", "name", "description", "skip_bad_lines", "format", "encoding", "split")
 
 
 class DatasetForm(forms.Form):

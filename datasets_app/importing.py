@@ -20,6 +20,7 @@ from project.contracts.runs import UserError
 KEPT_BAD_LINES = 100
 _PEEK_ROWS = 100
 _PEEK_BYTES = 4 * 1024**2
+_LOOKED_AT = 5  # rows that a person is shown
 _META = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
@@ -230,26 +231,10 @@ class Importing:
 
     def _try(self, record: Record, number: int = 0) -> Entry | None:
         try:
-            return self._convert(record, number)
+            return as_entry(self.mapped, record, number)
         except BadRow as error:
             self.bad.add(BadLine(record.line, str(error)))
             return None
-
-    def _convert(self, record: Record, number: int) -> Entry:
-        """Shapes give rows of texts only (and of tools), so what they give needs no second validation."""
-        parts: Parts = self.mapped.parts(record.fields)
-        value = self.mapped.shape.convert(parts)
-        try:
-            data = value_bytes(value)
-            meta = _meta(parts.meta())
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise BadRow(f"it holds half a character (\\u{ord(half):04x} without its partner).") from None
-        except ValueError:  # JSON's 1e999 is read as infinity
-            raise BadRow("it holds a number too large to keep.") from None
-        digest = hashlib.sha256(data).hexdigest()
-        as_text = tuple(parts.as_text)
-        return Entry(number, record.line, None, texts_of(value), data.decode(), meta, digest, as_text, value)
 
     def _refuse_bad_lines(self) -> None:
         if self.bad.count and not self.options.skip_bad_lines:
@@ -288,6 +273,26 @@ _NOTHING_TO_LEARN = {
 def teaches(entry: Entry) -> bool:
     """Is there anything in the row that a model could learn?"""
     return any(part.learned and part.text.strip() for part in entry.texts)
+
+
+def as_entry(mapped: mapping.Mapped, record: Record, number: int) -> Entry:
+    """The row that a record is. Raises BadRow.
+
+    Shapes give rows of texts only (and of tools), so what they give needs no second validation.
+    """
+    parts: Parts = mapped.parts(record.fields)
+    value = mapped.shape.convert(parts)
+    try:
+        data = value_bytes(value)
+        meta = _meta(parts.meta())
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise BadRow(f"it holds half a character (\\u{ord(half):04x} without its partner).") from None
+    except ValueError:  # JSON's 1e999 is read as infinity
+        raise BadRow("it holds a number too large to keep.") from None
+    digest = hashlib.sha256(data).hexdigest()
+    as_text = tuple(parts.as_text)
+    return Entry(number, record.line, None, texts_of(value), data.decode(), meta, digest, as_text, value)
 
 
 def _meta(fields: Mapping[str, Any]) -> str:
@@ -352,14 +357,43 @@ def _call_text(call: Mapping[str, Any]) -> str:
     return f"{call['function']['name']}({call['function']['arguments']})"
 
 
-def look(path: Path, options: Options, *, name: str = "") -> tuple[Detected, list[str], list[dict[str, Any]]]:
-    """(format, columns, first records) of a file, for choosing a mapping by eye. Raises UserError."""
+@dataclass(frozen=True)
+class Looked:
+    """What a file seems to be, for a person who is to judge that. `mapped` is None when its columns are unclear."""
+
+    detected: Detected
+    columns: list[str]
+    records: list[dict[str, Any]]  # the first few, as the file has them
+    mapped: mapping.Mapped | None
+    rows: list[Entry]  # the first few, as they would be stored
+    problem: str = ""  # why the first that is none is none
+
+
+def look(path: Path, options: Options, *, name: str = "") -> Looked:
+    """The format, the columns and the first rows of a file. Raises UserError when it can't be read at all."""
     source = options.source(path, name)
     detected = detect_format(source, options.format)
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
+    problem = ""
     for record in detected.format.read(source):
         if isinstance(record, Record):
-            records.append(record.fields)
-        if len(records) >= 5 or source.unpacked > _PEEK_BYTES:
+            records.append(record)
+        else:
+            problem = problem or f"Line {record.line:,}: {record.reason}"
+        if len(records) >= _LOOKED_AT or source.unpacked > _PEEK_BYTES:
             break
-    return detected, list(dict.fromkeys(key for fields in records for key in fields)), records
+    columns = list(dict.fromkeys(key for record in records for key in record.fields))
+    if not records:
+        return Looked(detected, columns, [], None, [], problem)
+    try:
+        chosen = options.columns
+        mapped = mapping.chosen(chosen, columns) if chosen else mapping.recognise(columns, records[0].fields)
+    except UserError:
+        return Looked(detected, columns, [record.fields for record in records], None, [], problem)
+    rows = []
+    for number, record in enumerate(records, 1):
+        try:
+            rows.append(as_entry(mapped, record, number))
+        except BadRow as error:
+            problem = problem or f"Line {record.line:,}: {error}"
+    return Looked(detected, columns, [record.fields for record in records], mapped, rows, problem)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ class Upload:
     def size(self) -> int:
         """Bytes of the file, or of all files of a folder."""
         return size_of(self.path)
+
+    @property
+    def stem(self) -> str:
+        """A name for the data set, from the file's."""
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name.partition(".")[0]).strip("-._")
+        return stem.lower()[:100]
 
     def forget(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -91,6 +98,8 @@ def begin(name: str, size: int) -> Upload:
     upload = _new(name)
     (upload.folder / _SIZE).write_text(str(size))
     upload.path.touch()
+    if not size:
+        (upload.folder / _SIZE).unlink()
     return upload
 
 
@@ -117,8 +126,9 @@ def append(upload: Upload, offset: int, data: bytes) -> int:
         if offset == here:
             file.write(data)
             here += len(data)
+            file.flush()
         if here == size:
-            (upload.folder / _SIZE).unlink(missing_ok=True)
+            (upload.folder / _SIZE).unlink(missing_ok=True)  # what lies in the folder is what is stored
     os.utime(upload.folder)  # the sweep looks at its age
     return here
 
@@ -158,6 +168,16 @@ def kept(text: str, by: Actor) -> Upload:
         raise gone from None
     if (workspace, identity) != (str(by.workspace.pk), by.identity) or not upload.path.exists():
         raise gone
+    return upload
+
+
+def whole(text: str, by: Actor) -> Upload:
+    """Like `kept`, once all of it has arrived. Raises NotReady before."""
+    upload = kept(text, by)
+    if not is_complete(upload):
+        here, size = arrived(upload)
+        message = f"{here:,} of {size:,} bytes of the file have arrived. Choose it again."
+        raise NotReady(message, errors={"file": [message]})
     return upload
 
 

@@ -1,9 +1,11 @@
 from django.urls import path
 
-from datasets_app import views, views_prepare, views_rows
+from datasets_app import views, views_prepare, views_rows, views_uploads
 
 urlpatterns = [
     path("datasets/", views.Datasets.as_view(), name="datasets"),
+    path("datasets/uploads/", views_uploads.Begin.as_view(), name="upload-begin"),
+    path("datasets/uploads/chunk/", views_uploads.Chunk.as_view(), name="upload-chunk"),
     path("datasets/new/", views.NewDataset.as_view(), name="dataset-new"),
     path("datasets/<uuid:pk>/", views.DatasetPage.as_view(), name="dataset"),
     path("datasets/<uuid:pk>/upload/", views.NewVersion.as_view(), name="dataset-upload"),

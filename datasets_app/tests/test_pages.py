@@ -119,7 +119,7 @@ def test_no_file_is_said_at_the_field(cast: Cast) -> None:
 
 
 def test_a_failed_import_says_why_on_its_page(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets_app.actions.datasets.CHECKED_AT_ONCE", 1000)
+    monkeypatch.setattr("datasets_app.incoming.CHECKED_AT_ONCE", 1000)
     client = cast.page("teammate")
     response = upload(client, one_bad_line())
     run_to_end(Job.objects.get())

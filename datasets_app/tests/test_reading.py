@@ -345,7 +345,7 @@ def test_a_parquet_bomb_of_one_row_or_many_stops_at_the_cap(tmp_path: Path) -> N
     assert path.stat().st_size < 20_000
     with pytest.raises(UserError, match="unpacks to more than 50,000,000"):
         imported(path, limits=Limits(line_bytes=2**30, unpacked_bytes=50_000_000))
-    with pytest.raises(UserError, match="has 4,000 rows; at most 100"):
+    with pytest.raises(UserError, match="has 1,000 rows; at most 100"):
         imported(path, limits=Limits(rows=100))
 
 

@@ -5,6 +5,7 @@ import "./forms.js";
 import { localTimes } from "./time.js";
 
 const rooms = {
+  "[data-chunked]": () => import("./upload.js"),
   "[data-chart]": () => import("./chart.js"),
   "[data-live-job]": () => import("./job.js"),
   "[data-playground]": () => import("./playground.js"),
