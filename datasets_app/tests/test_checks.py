@@ -10,6 +10,7 @@ import pytest
 from datasets_app import credentials
 from datasets_app.importing import Entry, Importing, Options, texts
 from datasets_app.near import NearDuplicates
+from datasets_app.preparing import Preparation, parse
 from datasets_app.tests.files import write
 from datasets_app.validation import CHECKS, Validation, grave
 from project.contracts.rows import ChatRow, Row, row_bytes, row_hash
@@ -231,3 +232,34 @@ def test_tool_calls_have_to_be_possible(tmp_path: Path) -> None:
         ((4,), "warning"),
         ((5,), "warning"),
     }
+
+
+TALK = {"messages": [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Good morning"}]}
+BROKEN: dict[str, list[dict[str, Any]]] = {
+    "duplicates": [*good(4), good(1)[0]],
+    "near_duplicates": [*good(4), {**good(1)[0], "prompt": text(0).upper()}],
+    "empty_fields": [*good(4), {"prompt": "q", "completion": " "}],
+    "contradictions": [*good(4), {"prompt": text(1), "completion": "something else entirely"}],
+    "personal_data": [*good(4), {"prompt": "Write to jane.roe@example.com", "completion": "Done"}],
+    "credentials": [*good(4), {"prompt": "Which key?", "completion": "AKIA" + "IOSFODNN7EXAMPLA"}],
+    "characters": [*good(4), {"prompt": "zero\u200bwidth", "completion": "a"}],
+    "lengths": [*good(150), {"prompt": "long " * 2000, "completion": "a"}],
+    "labels": [{"prompt": text(n), "completion": "Card " if n % 2 else "card"} for n in range(40)],
+    "preferences": [{"prompt": "q", "chosen": "b", "rejected": "b"}, {"prompt": "p", "chosen": "b", "rejected": "c"}],
+    "roles": [TALK, {"messages": [{"role": "user", "content": "Hello?"}]}],
+}
+
+
+@pytest.mark.parametrize("check", list(BROKEN))
+def test_the_offered_steps_mend_what_was_found(tmp_path: Path, check: str) -> None:
+    before = report(tmp_path, BROKEN[check])
+    # Labels also have findings that only more rows can mend.
+    mendable = [finding for finding in found(before, check) if finding["fix"]]
+    assert mendable
+    for finding in mendable:
+        preparation = Preparation(parse(list(finding["fix"])), folder=tmp_path)
+        after = Validation()
+        for row in preparation.rows(entries(tmp_path, "rows.jsonl", BROKEN[check])):
+            after.see(row)
+        left = {found["title"] for found in after.report((), 0)["findings"]}
+        assert finding["title"] not in left

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from django.db.models.functions import Now
 
+from datasets_app.actions import blocks
 from datasets_app.models import DatasetVersion
 from project.jobs.actions import jobs
 from project.jobs.models import Job
@@ -131,6 +132,17 @@ def test_a_base_without_template_learns_completions_but_no_conversations(
 def test_data_that_is_not_ready_is_refused(cast: Cast, job_file: JobDocument, data: DatasetVersion) -> None:
     DatasetVersion.objects.filter(pk=data.pk).update(state="importing")
     assert "still being imported" in refused(cast, job_file)["data.dataset"][0]
+
+
+def test_data_with_fatal_findings_is_refused_until_an_operator_lifts_the_block(
+    cast: Cast, job_file: JobDocument, data: DatasetVersion
+) -> None:
+    finding = {"severity": "error", "title": "One row holds a key or a token"}
+    DatasetVersion.objects.filter(pk=data.pk).update(blocked=True, report={**data.report, "findings": [finding]})
+    (reason,) = refused(cast, job_file)["data.dataset"]
+    assert "can't be trained on: One row holds a key or a token" in reason and "operator" in reason
+    blocks.lift(DatasetVersion.objects.get(pk=data.pk), "The manual's example.", by=cast.actor("operator"))
+    assert launch(cast, job_file).state == "queued"
 
 
 def test_an_adapter_is_no_base(cast: Cast, job_file: JobDocument, base: ModelVersion) -> None:
