@@ -53,6 +53,11 @@ class PreviewRow:
         return f"Dropped by step {self.fate.step}" if self.fate.step else "Dropped"
 
     @property
+    def meta_changed(self) -> bool:
+        """Are there other columns to show: on one side others than on the other?"""
+        return any(meta != self.fate.before_meta for meta in self.fate.after_meta)
+
+    @property
     def state(self) -> str:
         if not self.fate.number:
             return "new"

@@ -38,7 +38,8 @@ class Params(StepParams):
     )
     part: Part = Field(default="all", description="Which texts: all, prompt, answer or system.")
     form: Form = Field(
-        default="NFC", description="For normalize: NFC keeps the look, NFKC also makes ① a 1 and Ａ an A."
+        default="NFC",
+        description="For normalize: NFC keeps the look, NFKC also makes ligatures and full-width letters plain.",
     )
     find: str = Field(default="", max_length=500, description="For replace: what to look for.")
     replacement: str = Field(default="", max_length=10_000, description="For replace: what to put there; may be empty.")
