@@ -27,7 +27,7 @@ class Broken(Exception):
 
 def export(version: DatasetVersion, name: str, request: HttpRequest) -> StreamingHttpResponse:
     """The whole version as a file. Raises Invalid for a format that is unknown or can't hold the rows, TooMany."""
-    chosen = _chosen(version, name)
+    kind = chosen(version, name)
     if version.artifact is None:
         raise NotReady(f"{version} has no rows.")
     folder = artifacts.local_path(version.artifact)
@@ -36,15 +36,16 @@ def export(version: DatasetVersion, name: str, request: HttpRequest) -> Streamin
     writing = _Writing([sys.executable, "-m", "datasets_app.exporting", str(folder), name])
     asynchronous = isinstance(getattr(request, "_request", request), ASGIRequest)
     body = writing.pieces_async() if asynchronous else writing.pieces()
-    response = StreamingHttpResponse(body, content_type=chosen.content_type)
-    file = f"{version.dataset.name}-{version.number}.{chosen.suffix}"
+    response = StreamingHttpResponse(body, content_type=kind.content_type)
+    file = f"{version.dataset.name}-{version.number}.{kind.suffix}"
     response.headers["Content-Disposition"] = f'attachment; filename="{file}"'
     response.headers["X-Accel-Buffering"] = "no"
     response._resource_closers.append(writing.stop)  # type: ignore[attr-defined]  # also when nobody reads it
     return response
 
 
-def _chosen(version: DatasetVersion, name: str) -> Export:
+def chosen(version: DatasetVersion, name: str) -> Export:
+    """The format of this name. Raises Invalid for one that is unknown or can't hold the version's rows."""
     if name not in EXPORTS:
         raise invalid("format", f"Unknown format '{name}'. Known: {', '.join(EXPORTS)}.")
     offered = [one.name for one in formats_for(version.row_kind)]

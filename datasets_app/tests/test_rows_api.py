@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from datasets_app import finder
 from datasets_app.exporting import EXPORTS
@@ -276,3 +277,20 @@ def test_a_search_that_takes_too_long_is_ended(cast: Cast, monkeypatch: pytest.M
     answer = cast.api("viewer").get(address(version, "rows", search="card"))
     assert answer.status_code == 503 and "took longer" in answer.json()["detail"]
     assert all(helper._process is None for helper in finder._helpers[-1:])
+
+
+# --- from a shell
+
+
+def test_a_version_is_exported_and_its_block_lifted_from_a_shell(cast: Cast, tmp_path: Path) -> None:
+    version = ready_version(cast.actor("teammate"), "pairs", FATAL)
+    file = tmp_path / "out.jsonl"
+    call_command("export_dataset", "pairs", format="openai", output=file, workspace="acme")
+    assert len(lines(file.read_bytes())) == len(FATAL) and not list(tmp_path.glob("*.partial"))
+    with pytest.raises(CommandError, match="Known: jsonl"):
+        call_command("export_dataset", "pairs", format="xlsx", output=file, workspace="acme")
+    with pytest.raises(CommandError, match="can't be written"):
+        call_command("export_dataset", "pairs", output=tmp_path / "none" / "out.jsonl", workspace="acme")
+    call_command("lift_block", "pairs:1", reason="The manual's example.", workspace="acme")
+    version.refresh_from_db()
+    assert not version.blocked and version.lifted_reason == "The manual's example."
