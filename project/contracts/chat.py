@@ -65,10 +65,15 @@ def _for_template(call: ToolCall) -> dict[str, Any]:
 
 
 class Endpoint(BaseModel):
-    """An OpenAI-compatible server a recipe may call. The token dies with the job."""
+    """An OpenAI-compatible server a recipe may call. The token dies with the job.
+
+    `url` is what '/chat/completions' is put behind. `allowed` is the operator's list of addresses that may be called
+    though they are not public.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str
     model: str
-    token: SecretStr = Field(repr=False)
+    token: SecretStr = Field(default=SecretStr(""), repr=False)
+    allowed: tuple[str, ...] = ()

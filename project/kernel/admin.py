@@ -10,7 +10,17 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 
 from project.kernel.access import Actor
 from project.kernel.actions import tokens
-from project.kernel.models import ApiToken, Artifact, AuditEntry, Edge, Membership, User, Workspace
+from project.kernel.models import (
+    ApiToken,
+    Artifact,
+    AuditEntry,
+    Edge,
+    Endpoint,
+    Membership,
+    Secret,
+    User,
+    Workspace,
+)
 
 admin.site.unregister(Group)
 
@@ -101,3 +111,22 @@ class EdgeAdmin(ReadOnlyAdmin):
     list_display = ("source_kind", "source_id", "relation", "target_kind", "target_id", "created_at")
     list_filter = ("workspace", "relation")
     search_fields = ("source_id", "target_id")
+
+
+@admin.register(Endpoint)
+class EndpointAdmin(ReadOnlyAdmin):
+    list_display = ("name", "state", "model", "url", "workspace", "created_by", "checked_at")
+    list_filter = ("workspace", "check_ok")
+    search_fields = ("name", "model", "url")
+    list_select_related = ("workspace",)
+
+
+@admin.register(Secret)
+class SecretAdmin(ReadOnlyAdmin):
+    """Which there are and where they go; their values nobody sees."""
+
+    list_display = ("name", "origin", "key_id", "workspace", "created_by", "updated_at")
+    list_filter = ("workspace",)
+    search_fields = ("name", "origin")
+    list_select_related = ("workspace",)
+    exclude = ("ciphertext",)

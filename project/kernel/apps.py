@@ -19,5 +19,27 @@ class KernelConfig(AppConfig):
                 "token.create": ("viewer", "write"),
                 "token.manage": ("owner", "write"),
                 "audit.read": ("operator", "read"),
+                "endpoint.use": ("editor", "write"),
+                "endpoint.manage": ("operator", "operate"),
             }
         )
+        check_settings()
+
+
+def check_settings() -> None:
+    """What only other modules can judge; like every bad setting it stops the start, by name."""
+    from django.conf import settings
+
+    from project.env import BadSetting
+    from project.kernel import vault
+    from project.kernel.actions import endpoints
+
+    try:
+        endpoints.allow_list()
+    except ValueError as error:
+        raise BadSetting("OUTGOING_ALLOW", str(error)) from None
+    try:
+        if settings.VAULT_KEY:
+            vault.keys()
+    except vault.BadKey as error:
+        raise BadSetting("VAULT_KEY", str(error)) from None

@@ -37,3 +37,29 @@ class TokenForm(forms.Form):
         self.fields["role"] = forms.ChoiceField(
             choices=offered, initial=actor.role.value, help_text="What it may do at most."
         )
+
+
+class EndpointForm(forms.Form):
+    """`token` is never filled in: what is stored is not shown, not even to its owner."""
+
+    name = forms.CharField(max_length=100, help_text="What people choose it by.")
+    url = forms.CharField(
+        max_length=500,
+        label="Address",
+        help_text="Of an OpenAI-compatible server. It usually ends in /v1.",
+        widget=forms.TextInput(attrs={"placeholder": "https://api.example.com/v1", "inputmode": "url"}),
+    )
+    model = forms.CharField(max_length=200, help_text="What the server calls the model.")
+    token = forms.CharField(
+        required=False,
+        help_text="Stored encrypted, sent to this server only, and never shown again.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "spellcheck": "false"}),
+    )
+    remove_token = forms.BooleanField(required=False, label="Remove the token", help_text="Calls go without one.")
+
+    def __init__(self, *args: Any, has_token: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if has_token:
+            self.fields["token"].help_text = "Empty: the stored one stays. It is never shown."
+        else:
+            del self.fields["remove_token"]

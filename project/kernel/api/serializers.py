@@ -3,7 +3,7 @@
 from rest_framework import serializers
 
 from project.kernel.api.base import StrictModelSerializer, StrictSerializer
-from project.kernel.models import ApiToken, AuditEntry, Membership, Role, Workspace
+from project.kernel.models import ApiToken, AuditEntry, Endpoint, Membership, Role, Workspace
 from project.kernel.models.people import SCOPES
 
 
@@ -87,3 +87,49 @@ class AuditEntrySerializer(StrictModelSerializer[AuditEntry]):
             "data",
         )
         read_only_fields = fields
+
+
+class EndpointSerializer(StrictModelSerializer[Endpoint]):
+    """An endpoint. Of its token it says only whether there is one."""
+
+    has_token = serializers.SerializerMethodField()
+    state = serializers.ChoiceField(choices=["unchecked", "ready", "failed"], read_only=True)
+
+    class Meta:
+        model = Endpoint
+        fields = (
+            *("id", "name", "url", "model", "has_token", "state", "checked_at", "check_detail"),
+            *("created_by", "created_at", "updated_at"),
+        )
+        read_only_fields = fields
+
+    def get_has_token(self, endpoint: Endpoint) -> bool:
+        return endpoint.secret_id is not None
+
+
+class NewEndpoint(StrictSerializer):
+    """`token` is stored encrypted, and never shown again."""
+
+    name = serializers.CharField(max_length=100)
+    url = serializers.CharField(max_length=500)
+    model = serializers.CharField(max_length=200)
+    token = serializers.CharField(required=False, allow_blank=True, default="", write_only=True, trim_whitespace=True)
+
+
+class ChangedEndpoint(StrictSerializer):
+    """What is left out stays; an empty `token` takes the token away."""
+
+    name = serializers.CharField(max_length=100, required=False)
+    url = serializers.CharField(max_length=500, required=False)
+    model = serializers.CharField(max_length=200, required=False)
+    token = serializers.CharField(required=False, allow_blank=True, write_only=True, trim_whitespace=True)
+
+
+class CheckedEndpoint(StrictSerializer):
+    """What came of a real call. `models` is what the server lists, if it lists any."""
+
+    ok = serializers.BooleanField()
+    detail = serializers.CharField()
+    hint = serializers.CharField()
+    models = serializers.ListField(child=serializers.CharField())
+    seconds = serializers.FloatField()

@@ -1,16 +1,17 @@
-"""`/api/v1/tokens/`, `workspaces/`, `members/`, `audit/`."""
+"""`/api/v1/tokens/`, `workspaces/`, `members/`, `endpoints/`, `audit/`."""
 
 from typing import Any
 
 from drf_spectacular.utils import extend_schema
 from rest_framework import status
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from project.kernel.actions import people, tokens
+from project.kernel.actions import endpoints, people, tokens
 from project.kernel.api import serializers as shapes
 from project.kernel.api.base import WorkspaceViewSet
-from project.kernel.models import ApiToken, AuditEntry, Membership, Workspace
+from project.kernel.models import ApiToken, AuditEntry, Endpoint, Membership, Workspace
 
 
 class TokenViewSet(WorkspaceViewSet):
@@ -80,6 +81,36 @@ class MemberViewSet(WorkspaceViewSet):
     def destroy(self, request: Request, pk: str) -> Response:
         people.remove_member(self.get_object(), by=self.actor)
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class EndpointViewSet(WorkspaceViewSet):
+    """Models elsewhere, behind an OpenAI-compatible address. Operators write them, editors use them."""
+
+    queryset = Endpoint.objects.all()
+    serializer_class = shapes.EndpointSerializer
+    search_fields = ("name", "model", "url")
+    ordering_fields = ["name", "created_at"]
+
+    @extend_schema(request=shapes.NewEndpoint, responses={201: shapes.EndpointSerializer})
+    def create(self, request: Request) -> Response:
+        return self.reply(endpoints.create(**self.read_body(shapes.NewEndpoint), by=self.actor), created=True)
+
+    @extend_schema(request=shapes.ChangedEndpoint, responses=shapes.EndpointSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        body = self.read_body(shapes.ChangedEndpoint)
+        return self.reply(endpoints.change(self.get_object(), **body, by=self.actor))
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, pk: str) -> Response:
+        """Remove it, with its token. Jobs that wait for it fail and say so."""
+        endpoints.delete(self.get_object(), by=self.actor)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(request=None, responses=shapes.CheckedEndpoint)
+    @action(detail=True, methods=["post"])
+    def check(self, request: Request, pk: str) -> Response:
+        """Call it now, and say whether it answers, and what is wrong if it does not."""
+        return self.reply(endpoints.check(self.get_object(), by=self.actor), serializer=shapes.CheckedEndpoint)
 
 
 class AuditViewSet(WorkspaceViewSet):
