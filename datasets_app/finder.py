@@ -49,6 +49,10 @@ class Helper:
             self.stop()
         raise Unavailable("The search ended without an answer. Try again.")
 
+    def start(self) -> None:
+        """Let it run, to answer sooner."""
+        self._running()
+
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
@@ -96,6 +100,16 @@ def stop() -> None:
     """End the helpers."""
     for helper in _helpers:
         helper.stop()
+
+
+def warm() -> None:
+    """Start a helper if none runs: somebody looks at rows and may search next. Waits for nothing."""
+    if _free.acquire(blocking=False):
+        try:
+            with _lock:
+                _helpers[-1].start()
+        finally:
+            _free.release()
 
 
 def _ask(request: Json) -> Json:

@@ -152,6 +152,7 @@ class RowsPage(AboutVersion):
     def _page(self, version: DatasetVersion, query: Query, number: int) -> "Found":
         offset = (number - 1) * preview.PAGE
         if query.is_everything:
+            finder.warm()
             offset = min(offset, (version.rows - 1) // preview.PAGE * preview.PAGE)
             return Found(preview.Rows(version)[offset : offset + preview.PAGE], offset, version.rows)
         found = finder.find(version, query, offset, preview.PAGE)
