@@ -73,6 +73,7 @@ class DatasetVersionAdmin(ReadOnlyAdmin):
     list_display = (
         "name",
         "state",
+        "blocked",
         "row_kind",
         "rows",
         "stored",
@@ -82,7 +83,7 @@ class DatasetVersionAdmin(ReadOnlyAdmin):
         "created_at",
         "page",
     )
-    list_filter = ("workspace", "state", "row_kind", "format")
+    list_filter = ("workspace", "state", "blocked", "row_kind", "format")
     search_fields = ("dataset__name", "digest", "source_name", "id")
     list_select_related = ("workspace", "dataset", "artifact")
     date_hierarchy = "created_at"

@@ -89,7 +89,7 @@ class DatasetVersionViewSet(RowActions, prepare.PreviewActions):
 
     queryset = DatasetVersion.objects.select_related("dataset", "artifact")
     serializer_class = shapes.VersionSerializer
-    filterset_fields = ("state", "row_kind", "digest", "dataset")
+    filterset_fields = ("state", "row_kind", "digest", "dataset", "blocked")
     search_fields = ("dataset__name",)
     ordering_fields = ["created_at", "rows"]
 
