@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from project.contracts.chat import Endpoint
 from project.contracts.events import FailureClass
 from project.contracts.plugins import Plugins
 from project.contracts.rows import RowKind
@@ -79,6 +80,9 @@ class RunContext(Protocol):
 
     def input(self, name: str) -> Path:
         """The path of an input, or UserError if the job has none of that name."""
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The model elsewhere that an input names, with its token; UserError if the job has none of that name."""
 
     def progress(
         self, step: int, total: int, *, unit: str = "step", phase: str = "", epoch: float | None = None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 from django.conf import settings
 
+from project.contracts.chat import Endpoint
 from project.contracts.runs import Recipe, RunSpec
 from project.jobs.forked import Forked
 
@@ -85,16 +86,27 @@ class Engine:
         return cls(pid or 0, created)
 
     @classmethod
-    def start(cls, folder: Path, spec: RunSpec, recipe: Recipe | None, *, warm: "WarmParent | None" = None) -> "Engine":
-        """Write the spec and start an engine: forked from `warm` where that is ready and suits, else from nothing."""
+    def start(
+        cls,
+        folder: Path,
+        spec: RunSpec,
+        recipe: Recipe | None,
+        *,
+        warm: "WarmParent | None" = None,
+        endpoints: Mapping[str, Endpoint] | None = None,
+    ) -> "Engine":
+        """Write the spec and start an engine: forked from `warm` where that is ready and suits, else from nothing.
+
+        `endpoints` have tokens, which go through a pipe that only a process started from nothing inherits.
+        """
         partial = folder / "spec.json.partial"
         partial.write_text(spec.model_dump_json(indent=2))
         partial.rename(folder / "spec.json")
         beat(folder)
-        forked = warm.fork(folder, spec, recipe) if warm else None
+        forked = warm.fork(folder, spec, recipe) if warm and not endpoints else None
         if forked is not None and _begin(forked, folder):
             return cls(forked.pid, forked.created, forked)
-        process = _start_cold(folder, recipe)
+        process = _start_cold(folder, recipe, endpoints or {})
         engine = cls(process.pid, created_at(process.pid), process)
         _record(folder, engine.pid, engine.created)
         return engine
@@ -151,10 +163,10 @@ def _begin(forked: Forked, folder: Path) -> bool:
     return True
 
 
-def _start_cold(folder: Path, recipe: Recipe | None) -> "subprocess.Popen[bytes]":
+def _start_cold(folder: Path, recipe: Recipe | None, endpoints: Mapping[str, Endpoint]) -> "subprocess.Popen[bytes]":
     """`python -m project.runner`. Its output goes to log.txt, secrets through a pipe."""
     env = environment(recipe)
-    with (folder / "log.txt").open("ab") as log, _pipe_with(secrets_of(recipe), env) as descriptors:
+    with (folder / "log.txt").open("ab") as log, _pipe_with(secrets_of(recipe), endpoints, env) as descriptors:
         return subprocess.Popen(
             [sys.executable, "-m", "project.runner", str(folder)],
             cwd=folder,
@@ -180,14 +192,22 @@ def _pidfd(pid: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _pipe_with(secrets: Mapping[str, str], env: dict[str, str]) -> Iterator[tuple[int, ...]]:
-    """An inherited pipe that holds the secrets as JSON; the environment names its number, not its content."""
-    if not secrets:
+def _pipe_with(
+    secrets: Mapping[str, str], endpoints: Mapping[str, Endpoint], env: dict[str, str]
+) -> Iterator[tuple[int, ...]]:
+    """An inherited pipe that holds them as JSON; the environment names its number, not its content."""
+    if not secrets and not endpoints:
         yield ()
         return
+    clear = {
+        name: {**endpoint.model_dump(mode="json"), "token": endpoint.token.get_secret_value()}
+        for name, endpoint in endpoints.items()
+    }
     reading, writing = os.pipe()
     try:
-        os.write(writing, json.dumps(dict(secrets)).encode())  # far below the pipe's 64 KiB: it does not block
+        os.write(
+            writing, json.dumps({"secrets": dict(secrets), "endpoints": clear}).encode()
+        )  # far below the pipe's 64 KiB: it does not block
         os.close(writing)
         env["TUNELOOP_SECRETS_FD"] = str(reading)
         yield (reading,)

@@ -26,6 +26,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 
+from project.contracts.chat import Endpoint
 from project.contracts.events import FINAL, Done, Event, Failed, FailureClass, Stopped
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.runs import RECIPES, Recipe, RunSpec
@@ -40,8 +41,10 @@ from project.jobs.ownership import WISHES, OwnershipLost
 from project.jobs.reading import EventReader, final_event, log_tail
 from project.jobs.warming import WarmParent
 from project.kernel import artifacts
+from project.kernel.actions import endpoints
 from project.kernel.errors import Problem
 from project.kernel.models import Artifact
+from project.kernel.models import Endpoint as StoredEndpoint
 from project.runner.process import EXIT_FULL
 
 log = logging.getLogger(__name__)
@@ -147,7 +150,8 @@ class Supervisor:
     def _started(self, job: Job) -> Engine:
         recipe = _recipe(job)
         host.check_disk(recipe, job)
-        engine = self._engine = Engine.start(self._folder, self._prepare(job), recipe, warm=self._warm)
+        spec, called = self._prepare(job), self._surely(lambda: _endpoints(job))
+        engine = self._engine = Engine.start(self._folder, spec, recipe, warm=self._warm, endpoints=called)
         self._surely(lambda: self._note_process(engine))
         return engine
 
@@ -170,11 +174,12 @@ class Supervisor:
         resume_from = self._surely(
             lambda: checkpoints.to_resume(job, own=self._own, into=self._folder, meanwhile=self._meanwhile)
         )
-        wanted = {name: _input_artifact(job, name, value) for name, value in job.inputs.items()}
+        files = {name: value for name, value in job.inputs.items() if "endpoint" not in value}
+        wanted = {name: _input_artifact(job, name, value) for name, value in files.items()}
 
         def fetch() -> dict[str, str]:
             return {
-                name: str(artifacts.local_path(artifact)) if artifact else job.inputs[name]["path"]
+                name: str(artifacts.local_path(artifact)) if artifact else files[name]["path"]
                 for name, artifact in wanted.items()
             }
 
@@ -518,6 +523,19 @@ def _input_artifact(job: Job, name: str, value: dict[str, str]) -> Artifact | No
     found = Artifact.objects.filter(pk=UUID(value["artifact"]), workspace=job.workspace).first()
     if found is None:
         raise Problem(f"The input '{name}' is gone.")
+    return found
+
+
+def _endpoints(job: Job) -> dict[str, Endpoint]:
+    """What the inputs that are endpoints resolve to at this moment, tokens in the clear. Raises Problem."""
+    found: dict[str, Endpoint] = {}
+    for name, value in job.inputs.items():
+        if "endpoint" in value:
+            rows = StoredEndpoint.objects.select_related("secret")
+            endpoint = rows.filter(pk=UUID(value["endpoint"]), workspace=job.workspace).first()
+            if endpoint is None:
+                raise Problem("The endpoint it was to call has been deleted.")
+            found[name] = endpoints.callable_endpoint(endpoint)
     return found
 
 

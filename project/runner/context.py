@@ -4,10 +4,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from project.contracts.chat import Endpoint
 from project.contracts.events import FINAL, Checkpoint, Done, Event, Log, Metrics, Progress, Resumed, Sample, Started
 from project.contracts.runs import RunSpec, StopRequested, UserError
 
@@ -21,8 +22,9 @@ class Context:
     acts on them. Progress is limited to four lines per second, and the last one is never lost.
     """
 
-    def __init__(self, folder: Path, spec: RunSpec) -> None:
+    def __init__(self, folder: Path, spec: RunSpec, endpoints: Mapping[str, Endpoint] | None = None) -> None:
         self.folder, self.spec = folder, spec
+        self._endpoints = dict(endpoints or {})
         self.step = 0
         self.last_checkpoint: str | None = None
         self.outcome: Done | None = None
@@ -74,6 +76,11 @@ class Context:
         if not path.exists():
             raise UserError(f"The input '{name}' is gone: {path} does not exist on this host.", field=name)
         return path
+
+    def endpoint(self, name: str) -> Endpoint:
+        if name not in self._endpoints:
+            raise UserError(f"The job was given no endpoint '{name}'.", field=name)
+        return self._endpoints[name]
 
     def progress(
         self, step: int, total: int, *, unit: str = "step", phase: str = "", epoch: float | None = None

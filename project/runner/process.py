@@ -25,6 +25,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from project.contracts.chat import Endpoint
 from project.contracts.events import Event, Failed, FailureClass, Stopped
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.runs import RECIPES, RunSpec, StopRequested, UserError
@@ -52,10 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, ValidationError) as error:
         sys.stderr.write(f"{folder / 'spec.json'} cannot be used: {error}\n")
         return EXIT_UNUSABLE
-    take_secrets()
+    endpoints = take_secrets()
     prepare_environment(spec)
     # The one visible GPU is number 0 in this process, whatever its number on the host.
-    context = Context(folder, spec.model_copy(update={"device": "cuda:0"}) if spec.device != "cpu" else spec)
+    seen = spec.model_copy(update={"device": "cuda:0"}) if spec.device != "cpu" else spec
+    context = Context(folder, seen, endpoints)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: context.request_stop())
     try:
@@ -72,12 +74,19 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def take_secrets() -> None:
-    """Read the secrets that the supervisor sends through an inherited pipe: never on disk, nor in what `ps e` shows."""
+def take_secrets() -> dict[str, Endpoint]:
+    """Read what the supervisor sends through an inherited pipe: never on disk, nor in what `ps e` shows.
+
+    Tokens of the installation go where libraries look for them; those of endpoints stay with the endpoints (returned),
+    so that no process of ours inherits them.
+    """
     descriptor = os.environ.pop("TUNELOOP_SECRETS_FD", "")
-    if descriptor:
-        with os.fdopen(int(descriptor), "rb") as pipe:
-            os.environ.update(json.loads(pipe.read()))
+    if not descriptor:
+        return {}
+    with os.fdopen(int(descriptor), "rb") as pipe:
+        given = json.loads(pipe.read())
+    os.environ.update(given["secrets"])
+    return {name: Endpoint.model_validate(endpoint) for name, endpoint in given["endpoints"].items()}
 
 
 def prepare_environment(spec: RunSpec) -> None:

@@ -21,13 +21,13 @@ from project.jobs.models import Checkpoint, Job, JobState, Queue
 from project.kernel import access, audit
 from project.kernel.access import Actor
 from project.kernel.errors import Conflict, Invalid, NotFound, invalid
-from project.kernel.models import Artifact, Workspace
+from project.kernel.models import Artifact, Endpoint, Workspace
 
 PRIORITIES = range(-100, 101)
 TIME_LIMITS = range(1, 366 * 86_400)  # seconds
 MEMORY_LIMITS = range(64 * 2**20, 2**50)  # bytes; less than that no engine can even start in
 
-Input = Artifact | Path | str
+Input = Artifact | Endpoint | Path | str
 
 
 @transaction.atomic
@@ -50,8 +50,8 @@ def launch(
 ) -> Job:
     """Make a job and, unless `start` is false, put it into its queue.
 
-    `inputs` are artifacts or paths on this host, by the names the recipe asks for. `time_limit` is in seconds of work,
-    `memory_limit` in bytes of the host's memory; None takes the installation's default. `subject` is the object it
+    `inputs` are artifacts, endpoints or paths on this host, by the names the recipe asks for. `time_limit` is in seconds
+    of work, `memory_limit` in bytes of the host's memory; None takes the installation's default. `subject` is the object it
     works for, shown with it. `start_checkpoint` is another job's, that it starts from. `verb` is what the caller lets
     `by` do: an app that starts work under a verb of its own names that. Raises Invalid with `errors` named by field
     ('recipe', 'learning_rate', 'lora.r' …), NotFound, Forbidden.
@@ -67,7 +67,7 @@ def launch(
         recipe=plugin.name,
         title=_title(title),
         params=validated(plugin, params),
-        inputs={name: _input(value, name, workspace) for name, value in (inputs or {}).items()},
+        inputs={name: _input(value, name, workspace, by) for name, value in (inputs or {}).items()},
         queue=queue or (Queue.GPU if plugin.needs == "device" else Queue.CPU),
         priority=_priority(priority),
         time_limit=_time_limit(time_limit) if time_limit is not None else settings.JOB_TIME_LIMIT or None,
@@ -157,11 +157,14 @@ def _memory_limit(size: int) -> int:
     return size
 
 
-def _input(value: Input, name: str, workspace: Workspace) -> dict[str, str]:
+def _input(value: Input, name: str, workspace: Workspace, by: Actor) -> dict[str, str]:
     if isinstance(value, Artifact):
         if value.workspace_id != workspace.pk:
             raise NotFound(f"No such artifact for the input '{name}'.")
         return {"artifact": str(value.pk)}
+    if isinstance(value, Endpoint):  # its id only: the token is fetched when the engine starts
+        access.require(by, "endpoint.use", value)
+        return {"endpoint": str(value.pk)}
     return {"path": str(Path(value).resolve())}
 
 

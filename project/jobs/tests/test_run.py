@@ -5,6 +5,7 @@ import os
 
 import psutil
 import pytest
+from django.db import connection
 
 from project.jobs import outcomes
 from project.jobs.actions import jobs
@@ -12,8 +13,10 @@ from project.jobs.models import DeviceSlot, Job, Metric
 from project.jobs.testing import run_to_end
 from project.jobs.tests.test_launch import launch
 from project.kernel import artifacts
-from project.kernel.errors import Conflict
+from project.kernel.actions import endpoints
+from project.kernel.errors import Conflict, Forbidden, NotFound
 from project.kernel.models import Artifact
+from project.modeling.tests.chat_server import chat_server
 from project.testing import Cast
 
 
@@ -95,6 +98,48 @@ def test_a_declared_secret_arrives_and_lies_nowhere(cast: Cast, settings: object
     written = [path for path in job.run_folder(1).rglob("*") if path.is_file()]
     assert written
     assert not [path for path in written if b"hf-do-not-store" in path.read_bytes()]
+
+
+def test_an_endpoint_is_stored_by_its_id_and_its_token_lies_nowhere(cast: Cast, settings: object) -> None:
+    settings.OUTGOING_ALLOW = ["127.0.0.1"]  # type: ignore[attr-defined]
+    token = "sk-handed-over-0123456789"
+    with chat_server(lambda body: "I am.", token=token) as server:
+        endpoint = endpoints.create(name="lab", url=server.url, model="tiny", token=token, by=cast.actor("operator"))
+        job = run_to_end(launch(cast, recipe="calls", params={}, inputs={"writer": endpoint}))
+    assert job.result == {"answer": "I am.", "length": len(token), "shown": False}
+    assert job.inputs == {"writer": {"endpoint": str(endpoint.pk)}}
+    written = [path for path in job.run_folder(1).rglob("*") if path.is_file()]
+    assert any(path.name == "spec.json" for path in written)
+    assert not [path for path in written if token.encode() in path.read_bytes()]
+    told = cast.api("owner").get(f"/api/v1/jobs/{job.pk}/").content + cast.page("owner").get(f"/jobs/{job.pk}/").content
+    assert token.encode() not in told
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")
+            assert token not in repr(cursor.fetchall()), table
+
+
+def test_an_endpoint_of_others_or_a_deleted_one_is_not_called(cast: Cast) -> None:
+    by = cast.actor("operator")
+    endpoint = endpoints.create(name="lab", url="https://api.example.com/v1", model="m", token="t", by=by)
+    with pytest.raises(Forbidden, match="'use' on a endpoint"):
+        jobs.launch(
+            "calls",
+            {},
+            workspace=cast.workspace,
+            by=cast.actor("viewer"),
+            title="Call",
+            inputs={"writer": endpoint},
+            verb="workspace.read",
+        )
+    theirs = endpoints.create(name="lab", url="https://api.example.com/v1", model="m", by=cast.actor("stranger"))
+    with pytest.raises(NotFound):
+        launch(cast, recipe="calls", params={}, inputs={"writer": theirs})
+    job = launch(cast, recipe="calls", params={}, inputs={"writer": endpoint})
+    endpoints.delete(endpoint, by=by)
+    job = run_to_end(job)
+    assert (job.state, job.failure_class) == ("failed", "user_error")
+    assert "has been deleted" in job.failure_message
 
 
 def test_what_follows_a_success_is_part_of_it(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
