@@ -21,6 +21,7 @@ LONGEST = 2_000  # characters of an expression
 LONGEST_PATTERN = 500  # characters of a regular expression
 REGEX_SECONDS = 1.0  # of computing, for one search in one text
 _DEEPEST = 40  # parentheses
+_SHORT = 2_000  # characters of a text that a plain pattern is searched in without a clock
 
 # name -> what it is, for help and errors. The values come from the row (`Values`).
 NAMES: dict[str, str] = {
@@ -352,14 +353,26 @@ _CONSTANTS = {"true": True, "false": False, "null": None, "True": True, "False":
 def searcher(pattern: str) -> Callable[[str], bool]:
     """Search for a regular expression, with a limit of time per text. Raises BadExpression for a wrong pattern."""
     compiled = compiled_pattern(pattern)
+    plain = is_plain(pattern)
 
     def search(text: str) -> bool:
+        if plain and len(text) <= _SHORT:
+            return compiled.search(text) is not None
         try:
             return compiled.search(text, timeout=REGEX_SECONDS) is not None
         except TimeoutError:
             raise BadValue(too_slow(pattern)) from None
 
     return search
+
+
+def is_plain(pattern: str) -> bool:
+    """Is the time to search for it at most the square of the text's length? No group, at most one repetition.
+
+    Asking the clock costs more than such a search, so that a short text is searched without.
+    """
+    repetitions = sum(pattern.count(sign) for sign in "*+?{")
+    return repetitions <= 1 and "(" not in pattern and re.search(r"\\[\dgKGXR]", pattern) is None
 
 
 def compiled_pattern(pattern: str) -> Any:

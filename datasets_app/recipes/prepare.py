@@ -59,7 +59,10 @@ def run(params: Params, ctx: RunContext) -> None:
 
     def look() -> None:
         ctx.check_stop()
-        ctx.progress(min(read, total), total, unit="row", phase="Preparing")
+        if read < total:
+            ctx.progress(read, total, unit="row", phase="Reading")
+        else:  # some steps give their first row when they have seen the last
+            ctx.progress(file.rows, 0, unit="row", phase="Writing")
 
     def others(reference: str) -> Iterable[Entry]:
         if reference not in params.inputs:
@@ -84,7 +87,7 @@ def run(params: Params, ctx: RunContext) -> None:
             validation.see(entry)
             kind, taught = entry.row.kind.value, taught or teaches(entry)
     preparation.require_rows(file.rows, taught)
-    ctx.progress(total, total, unit="row", phase="Preparing")
+    ctx.progress(file.rows, file.rows, unit="row", phase="Writing")
     tallies = [tally.as_json() for tally in preparation.tallies]
     for tally in tallies:
         ctx.log(_sentence(tally))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from datasets_app.editing import values_of
-from datasets_app.expressions import FUNCTIONS, NAMES, BadExpression, BadValue, parse
+from datasets_app.expressions import FUNCTIONS, NAMES, BadExpression, BadValue, is_plain, parse
 from datasets_app.tests.test_steps import KINDS, entry
 
 VALUES: dict[str, Any] = {
@@ -108,6 +108,12 @@ def test_a_slow_regular_expression_is_stopped(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("datasets_app.expressions.REGEX_SECONDS", 0.05)
     with pytest.raises(BadValue, match="takes longer than"):
         parse("matches(text, '^(a|a)*$')").holds({"text": "a" * 60 + "!"})
+
+
+@pytest.mark.parametrize("pattern", ["^(a|a)*$", "a*a*a*a*a*a*a*b", "(a?){30}b", "(a|a)(a|a)b", r"(.)\1"])
+def test_only_patterns_that_can_not_be_slow_go_without_a_clock(pattern: str) -> None:
+    assert not is_plain(pattern)
+    assert is_plain("fee$") and is_plain("https?://") and is_plain(r"^\s*$") and is_plain("a|b")
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
