@@ -148,7 +148,20 @@ def measure(parts: Sequence[TextPart]) -> tuple[int, int, str]:
 
 
 def given_key(parts: Sequence[TextPart]) -> int:
-    """64 bits that stand for what is asked; for all of it in a row without a question."""
+    """64 bits that stand for what is asked; for all of it in a row without a question.
+
+    Checks ask for the key of a row just before it is stored, so the last one is kept.
+    """
+    global _last_key
+    if _last_key[0] is not parts:
+        _last_key = parts, _given_key(parts)
+    return _last_key[1]
+
+
+_last_key: tuple[Sequence[TextPart], int] = (), 0
+
+
+def _given_key(parts: Sequence[TextPart]) -> int:
     given = [part.text for part in parts if not part.learned and not part.may_be_empty]
     text = " ".join(" ".join(given or [part.text for part in parts]).split()).casefold()
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
