@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from datasets_app.expressions import BadValue
-from datasets_app.importing import Entry, texts
+from datasets_app.importing import Entry
 from datasets_app.shapes import BadRow
 from datasets_app.storage import SYNTHETIC
 from project.contracts.chat import Message
@@ -16,6 +16,7 @@ from project.contracts.rows import (
     PreferenceRow,
     PromptRow,
     Row,
+    RowKind,
     TextRow,
     UnpairedRow,
     row_bytes,
@@ -35,7 +36,7 @@ def with_row(entry: Entry, row: Row) -> Entry:
         data = row_bytes(row)
     except UnicodeEncodeError:
         raise BadRow("it would hold half a character.") from None
-    return entry._replace(row=row, texts=texts(row), data=data.decode(), hash=hashlib.sha256(data).hexdigest())
+    return entry._replace(row=row, texts=None, data=data.decode(), hash=hashlib.sha256(data).hexdigest())
 
 
 def with_meta(entry: Entry, meta: Mapping[str, Any]) -> Entry:
@@ -139,44 +140,46 @@ def values_of(entry: Entry) -> RowValues:
     return RowValues(entry)
 
 
-def messages_of(row: Row) -> tuple[Message, ...]:
-    """All messages of a row; of a pair with the better answer. A row of plain texts has none."""
-    match row:
-        case ChatRow():
-            return row.messages
-        case PreferenceRow():
-            return (*row.prompt, *row.chosen)
-        case UnpairedRow():
-            return (*row.prompt, *row.completion)
-        case PromptRow():
-            return row.prompt
+def _contents(messages: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(message["content"] for message in messages)
+
+
+def _all_messages(value: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """All messages of a row as JSON; of a pair with the better answer. A row of plain texts has none."""
+    match value["kind"]:
+        case RowKind.CHAT:
+            return list(value["messages"])
+        case RowKind.PREFERENCE:
+            return [*value["prompt"], *value["chosen"]]
+        case RowKind.UNPAIRED:
+            return [*value["prompt"], *value["completion"]]
+        case RowKind.PROMPT:
+            return list(value["prompt"])
         case _:
-            return ()
-
-
-def joined(messages: Sequence[Message]) -> str:
-    return "\n".join(message.content for message in messages)
+            return []
 
 
 def _prompt(entry: Entry) -> str:
-    match entry.row:
-        case CompletionRow():
-            return entry.row.prompt
-        case ChatRow():
-            return joined([m for m in entry.row.messages if m.role in ("user", "tool")])
-        case PreferenceRow() | UnpairedRow() | PromptRow():
-            return joined([m for m in entry.row.prompt if m.role != "system"])
-        case _:
+    value = entry.value
+    match value["kind"]:
+        case RowKind.COMPLETION:
+            return str(value["prompt"])
+        case RowKind.CHAT:
+            return _contents([m for m in value["messages"] if m["role"] in ("user", "tool")])
+        case RowKind.TEXT:
             return ""
+        case _:
+            return _contents([m for m in value["prompt"] if m["role"] != "system"])
 
 
 def _answer(entry: Entry) -> str:
-    match entry.row:
-        case PreferenceRow():
-            return joined(entry.row.chosen)
-        case UnpairedRow():
-            return joined(entry.row.completion)
-        case PromptRow():
+    value = entry.value
+    match value["kind"]:
+        case RowKind.PREFERENCE:
+            return _contents(value["chosen"])
+        case RowKind.UNPAIRED:
+            return _contents(value["completion"])
+        case RowKind.PROMPT:
             return ""
         case _:
             return next((part.text for part in reversed(entry.texts) if part.learned), "")
@@ -184,17 +187,17 @@ def _answer(entry: Entry) -> str:
 
 def _of_pairs(name: str) -> Callable[[Entry], str]:
     def read(entry: Entry) -> str:
-        if not isinstance(entry.row, PreferenceRow):
-            raise BadValue(f"a {entry.row.kind} row has no '{name}'; only preference rows do.")
-        return joined(getattr(entry.row, name))
+        if entry.kind != RowKind.PREFERENCE:
+            raise BadValue(f"a {entry.kind} row has no '{name}'; only preference rows do.")
+        return _contents(entry.value[name])
 
     return read
 
 
 def _label(entry: Entry) -> bool:
-    if not isinstance(entry.row, UnpairedRow):
-        raise BadValue(f"a {entry.row.kind} row has no 'label'. For a column of that name write meta.label.")
-    return entry.row.label
+    if entry.kind != RowKind.UNPAIRED:
+        raise BadValue(f"a {entry.kind} row has no 'label'. For a column of that name write meta.label.")
+    return bool(entry.value["label"])
 
 
 _VALUES: dict[str, Callable[[Entry], Any]] = {
@@ -203,14 +206,14 @@ _VALUES: dict[str, Callable[[Entry], Any]] = {
     "prompt": _prompt,
     "answer": _answer,
     "completion": _answer,
-    "system": lambda entry: joined([m for m in messages_of(entry.row) if m.role == "system"]),
+    "system": lambda entry: _contents([m for m in _all_messages(entry.value) if m["role"] == "system"]),
     "chosen": _of_pairs("chosen"),
     "rejected": _of_pairs("rejected"),
     "label": _label,
     "turns": lambda entry: len(entry.texts),
-    "roles": lambda entry: [message.role for message in messages_of(entry.row)],
+    "roles": lambda entry: [message["role"] for message in _all_messages(entry.value)],
     "number": lambda entry: entry.number,
-    "kind": lambda entry: entry.row.kind.value,
+    "kind": lambda entry: entry.kind.value,
     "synthetic": lambda entry: f'"{SYNTHETIC}"' in entry.meta and bool(meta_of(entry).get(SYNTHETIC)),
     "meta": meta_of,
 }

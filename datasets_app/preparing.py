@@ -23,10 +23,9 @@ from typing import Any, ClassVar, NoReturn, Protocol, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datasets_app.expressions import BadExpression, BadValue
-from datasets_app.importing import Entry, texts
+from datasets_app.importing import Entry
 from datasets_app.shapes import BadRow
 from project.contracts.plugins import Plugins, UnknownPlugin
-from project.contracts.rows import ROW
 from project.contracts.runs import UserError
 
 MOST_STEPS = 50
@@ -381,8 +380,7 @@ class Spill:
 
 def _entry(line: str) -> Entry:
     number, file_line, digest, data, meta = line.rstrip("\n").split("\t")
-    row = ROW.validate_json(data)
-    return Entry(int(number), int(file_line), row, texts(row), data, meta, digest, ())
+    return Entry(int(number), int(file_line), None, None, data, meta, digest)
 
 
 def spilled(rows: Iterable[Entry], ctx: StepContext, see: Callable[[Entry], None] = lambda entry: None) -> Spill:
@@ -463,13 +461,13 @@ class Preparation:
         first = next(rows, None)
         if first is None:
             return
+        kind = first.kind
         for count, entry in enumerate(chain([first], rows), 1):
             if count % _LOOK_EVERY == 0:
                 self._check_stop()
-            if entry.row.kind != first.row.kind:
+            if entry.kind != kind:
                 raise UserError(
-                    f"After the last step there are rows of two kinds: {first.row.kind} and {entry.row.kind} "
-                    f"(row {count:,}).",
+                    f"After the last step there are rows of two kinds: {kind} and {entry.kind} (row {count:,}).",
                     hint="Add a step that converts them to one kind.",
                     field="steps",
                 )

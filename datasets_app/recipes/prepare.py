@@ -85,7 +85,7 @@ def run(params: Params, ctx: RunContext) -> None:
             entry = entry._replace(number=number, line=0)
             file.add(entry)
             validation.see(entry)
-            kind, taught = entry.row.kind.value, taught or teaches(entry)
+            kind, taught = kind or entry.kind.value, taught or teaches(entry)
     preparation.require_rows(file.rows, taught)
     ctx.progress(file.rows, file.rows, unit="row", phase="Writing")
     tallies = [tally.as_json() for tally in preparation.tallies]

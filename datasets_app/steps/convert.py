@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from datasets_app.editing import joined, with_row
+from datasets_app.editing import with_row
 from datasets_app.importing import Entry
 from datasets_app.preparing import StepContext, StepParams, each
 from datasets_app.shapes import BadRow
@@ -49,7 +49,7 @@ def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Ent
     }[kind]
 
     def change(entry: Entry) -> Entry | None:
-        if entry.row.kind == kind:
+        if entry.kind == kind:
             return entry
         if isinstance(entry.row, UnpairedRow) and not entry.row.label and kind not in (RowKind.PROMPT,):
             return None
@@ -117,7 +117,7 @@ def _completion(row: Row) -> Row:
     prompt, answer = divided(row)
     if any(message.tool_calls for message in answer):
         raise BadRow("a call of a tool can't be written as plain text.")
-    return CompletionRow(prompt=_written(prompt), completion=joined(answer))
+    return CompletionRow(prompt=_written(prompt), completion="\n".join(message.content for message in answer))
 
 
 def _prompt(row: Row) -> Row:
