@@ -34,7 +34,7 @@ SORTS = (
 NUMBER_FIELDS = (
     ("least_characters", "Characters, at least"),
     ("most_characters", "At most"),
-    ("least_learned", "Characters learned, at least"),
+    ("least_learned", "Learned, at least"),
     ("most_learned", "At most"),
     ("least_turns", "Turns, at least"),
     ("most_turns", "At most"),

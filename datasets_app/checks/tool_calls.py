@@ -45,11 +45,11 @@ class Check(BaseCheck):
 
     def findings(self) -> Iterable[Finding]:
         if count := self._invalid.count:
-            title = "tool calls have arguments that are no JSON object" if count > 1 else "tool call has no valid JSON"
+            title = "tool calls have" if count > 1 else "tool call has"
             yield Finding(
                 name,
                 grave(count, self._rows),
-                f"{count:,} {title}",
+                f"{count:,} {title} arguments that are no JSON object",
                 count,
                 "The model would learn to call tools in a way that fails. Correct them in the file.",
                 tuple(self._invalid.kept),
