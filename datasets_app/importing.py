@@ -58,7 +58,7 @@ class Entry:
     does, and a million rows are passed on. An entry never changes; `_replace` makes another one.
     """
 
-    __slots__ = ("_row", "_texts", "_value", "as_text", "data", "hash", "line", "meta", "number")
+    __slots__ = ("_row", "_texts", "_value", "as_text", "data", "hash", "left_out", "line", "meta", "number")
 
     def __init__(
         self,
@@ -71,9 +71,11 @@ class Entry:
         hash: str,
         as_text: tuple[str, ...] = (),
         value: Mapping[str, Any] | None = None,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         self.number, self.line, self.data, self.meta, self.hash = number, line, data, meta, hash
         self.as_text = as_text  # columns whose numbers were taken as texts
+        self.left_out = left_out  # what messages say besides, which no row keeps
         self._row, self._texts, self._value = row, texts, value
 
     @property
@@ -101,7 +103,7 @@ class Entry:
 
     def _replace(self, **changes: Any) -> "Entry":
         """This entry with other values. Who changes `data` gives `row` and `texts` too, or None for both."""
-        kept = {name: getattr(self, name) for name in ("number", "line", "data", "meta", "hash", "as_text")}
+        kept = {name: getattr(self, name) for name in ("number", "line", "data", "meta", "hash", "as_text", "left_out")}
         if not {"data", "row"} & changes.keys():
             kept |= {"row": self._row, "texts": self._texts, "value": self._value}
         return Entry(**({"row": None, "texts": None} | kept | changes))
@@ -292,7 +294,8 @@ def as_entry(mapped: mapping.Mapped, record: Record, number: int) -> Entry:
         raise BadRow("it holds a number too large to keep.") from None
     digest = hashlib.sha256(data).hexdigest()
     as_text = tuple(parts.as_text)
-    return Entry(number, record.line, None, texts_of(value), data.decode(), meta, digest, as_text, value)
+    left_out = tuple(parts.left_out)
+    return Entry(number, record.line, None, texts_of(value), data.decode(), meta, digest, as_text, value, left_out)
 
 
 def _meta(fields: Mapping[str, Any]) -> str:

@@ -47,6 +47,9 @@ _ROLES: dict[str, Role] = {
     "function": "tool",
     "function_call": "assistant",  # LLaMA-Factory's: the call is JSON in the value
 }
+_KNOWN_KEYS = frozenset(
+    {"role", "content", "from", "value", "weight", "name", "tool_calls", "tool_call_id", "function_call"}
+)
 _CANONICAL_ROLES = frozenset({"system", "user", "assistant", "tool"})
 
 
@@ -69,6 +72,7 @@ class Parts:
     fields: Fields
     columns: Mapping[str, str]
     as_text: list[str] = field(default_factory=list)  # columns whose numbers were taken as texts
+    left_out: set[str] = field(default_factory=set)  # what messages say besides, which no row keeps
 
     def text(self, part: str) -> str:
         """The text of a part. Missing and null are refused, except where the part is optional. Raises BadRow."""
@@ -130,6 +134,7 @@ class Parts:
                 result[name] = message[name]
         if calls:
             result["tool_calls"] = calls
+        self.left_out.update(key for key in message if key not in _KNOWN_KEYS and message[key] is not None)
         if message.get("weight") is not None:
             if message["weight"] not in (0, 1) or isinstance(message["weight"], bool):
                 raise BadRow(f"{where} has the weight {json.dumps(message['weight'])[:40]}; use 0 or 1.")

@@ -17,7 +17,8 @@ class Check(BaseCheck):
         self._columns: Counter[str] = Counter()
 
     def see(self, entry: Entry) -> None:
-        self._columns.update(set(entry.as_text))
+        if entry.as_text:
+            self._columns.update(set(entry.as_text))
 
     def findings(self) -> Iterable[Finding]:
         for column, count in self._columns.items():

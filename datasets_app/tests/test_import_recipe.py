@@ -121,6 +121,18 @@ def test_roles_out_of_order_are_found(tmp_path: Path) -> None:
     assert report["figures"]["roles"]["roles"] == {"system": 2, "user": 8, "assistant": 6}
 
 
+def test_what_messages_say_besides_is_reported(tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "a", "reasoning_content": "hm", "train": False, "audio": None}
+    rows = [{"messages": [{"role": "user", "content": "q"}, answer]}] * 3
+    context, report = run(tmp_path, "rows.jsonl", jsonl(rows))
+    titles = [finding["title"] for finding in report["findings"] if finding["check"] == "left_out"]
+    assert sorted(titles) == [
+        "'reasoning_content' of the messages is left out in 3 rows",
+        "'train' of the messages is left out in 3 rows",
+    ]
+    assert storage.read(context.artifact, 0, 1)[0].row["messages"][1] == {"role": "assistant", "content": "a"}
+
+
 def test_a_refused_import_leaves_no_result(tmp_path: Path) -> None:
     source = write(tmp_path, "rows.jsonl", one_bad_line())
     spec = RunSpec(
