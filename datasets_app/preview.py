@@ -131,7 +131,7 @@ class Bar:
     words: str
 
 
-def bars(figure: dict[str, Any] | None) -> list[Bar]:
+def bars(figure: dict[str, Any] | None, unit: str = "characters") -> list[Bar]:
     """A histogram of the report as bars; the last one may stand for everything longer."""
     histogram = (figure or {}).get("histogram", [])
     most = max((bar["rows"] for bar in histogram), default=0)
@@ -144,7 +144,7 @@ def bars(figure: dict[str, Any] | None) -> list[Bar]:
             width=width * 0.9,
             # A bar that stands for something is always seen.
             height=max(100 * bar["rows"] / most, 1.5) if bar["rows"] else 0,
-            words=f"{bar['from']:,} to {bar['to'] - 1:,} characters: {bar['rows']:,} row{'s' * (bar['rows'] != 1)}",
+            words=f"{bar['from']:,} to {bar['to'] - 1:,} {unit}: {bar['rows']:,} row{'s' * (bar['rows'] != 1)}",
         )
         for number, bar in enumerate(histogram)
     ]

@@ -12,20 +12,23 @@ class TrainingConfig(AppConfig):
         from registry import comparison
         from training import answers
         from training import subjects as links
-        from training.actions import checkpoints, evaluations, finetunes
-        from training.engine.recipes import evaluate, register_checkpoint
+        from training.actions import checkpoints, evaluations, finetunes, preflights
+        from training.engine.recipes import evaluate, preflight, register_checkpoint
         from training.planning import training_recipes
 
         access.register(
             {
                 "finetune.create": ("editor", "write"),
                 "evaluation.create": ("editor", "write"),
+                "preflight.create": ("editor", "write"),
             }
         )
         for recipe in training_recipes():
             outcomes.register(recipe.name, on_success=finetunes.finished, on_retry=finetunes.retried)
         outcomes.register(evaluate.name, on_success=evaluations.finished, on_retry=evaluations.retried)
         outcomes.register(register_checkpoint.name, on_success=checkpoints.finished, on_retry=checkpoints.retried)
+        outcomes.register(preflight.name, on_success=preflights.finished, on_retry=preflights.retried)
         subjects.register("finetune", links.of_fine_tune)
+        subjects.register("preflight", links.of_preflight)
         subjects.register("evaluation", links.of_evaluation)
         comparison.register_answers(answers.side_by_side)

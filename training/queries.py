@@ -6,7 +6,7 @@ from datasets_app.models import DatasetVersion, VersionState
 from project.kernel import access
 from project.kernel.access import Actor
 from registry.models import ModelVersion, Stage, VersionKind
-from training.models import Evaluation
+from training.models import Evaluation, Preflight
 
 OFFERED = 500  # choices in one list
 
@@ -17,6 +17,13 @@ def evaluations_with_all() -> QuerySet[Evaluation]:
     """Evaluations with their job, version, data set and answers, in one query."""
     return Evaluation.objects.select_related(
         "job", "version__model", "version__base", "data_version__dataset", "answers"
+    ).defer("data_version__report")
+
+
+def preflights_with_all() -> QuerySet[Preflight]:
+    """Preflights with their job, base, data set and rows to look at, in one query."""
+    return Preflight.objects.select_related(
+        "job", "base_version__model", "base_version__base", "data_version__dataset", "views"
     ).defer("data_version__report")
 
 

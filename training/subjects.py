@@ -6,7 +6,7 @@ from datasets_app.models import DatasetVersion
 from project.jobs.models import Job
 from project.jobs.subjects import Link
 from registry.models import ModelVersion
-from training.models import Evaluation, FineTune
+from training.models import Evaluation, FineTune, Preflight
 
 
 def of_fine_tune(job: Job) -> list[Link]:
@@ -34,6 +34,17 @@ def of_evaluation(job: Job) -> list[Link]:
         Link("Evaluation", "Scores and answers", found.get_absolute_url()),
         _version("Version", found.version),
         _data("Asks", found.data_version),
+    ]
+
+
+def of_preflight(job: Job) -> list[Link]:
+    found = Preflight.objects.filter(job=job).select_related("base_version__model", "data_version__dataset").first()
+    if found is None:
+        return []
+    return [
+        Link("Preflight", "What would be learned", found.get_absolute_url()),
+        _version("Base model", found.base_version),
+        _data("Rows of", found.data_version),
     ]
 
 

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from training import views
+from training import views, views_preflight
 
 urlpatterns = [
     path("training/new/", views.Launch.as_view(), name="training-new"),
@@ -10,6 +10,8 @@ urlpatterns = [
         views.RegisterCheckpoint.as_view(),
         name="checkpoint-register",
     ),
+    path("preflights/new/", views_preflight.NewPreflight.as_view(), name="preflight-new"),
+    path("preflights/<uuid:pk>/", views_preflight.PreflightPage.as_view(), name="preflight"),
     path("evaluations/", views.Evaluations.as_view(), name="evaluations"),
     path("evaluations/new/", views.NewEvaluation.as_view(), name="evaluation-new"),
     path("evaluations/compare/", views.CompareEvaluations.as_view(), name="evaluation-compare"),

@@ -1,9 +1,10 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from training.api import views
+from training.api import preflights, views
 
 router = SimpleRouter()
+router.register("preflights", preflights.PreflightViewSet, basename="api-preflight")
 router.register("evaluations", views.EvaluationViewSet, basename="api-evaluation")
 urlpatterns = [
     path("jobs/", views.JobViewSet.as_view({"get": "list", "post": "create"}), name="job-list"),
@@ -11,6 +12,11 @@ urlpatterns = [
         "jobs/<uuid:pk>/checkpoints/<int:step>/register/",
         views.JobViewSet.as_view({"post": "register_checkpoint"}),
         name="api-checkpoint-register",
+    ),
+    path(
+        "dataset-versions/<str:pk>/preflight/",
+        preflights.PreflightViewSet.as_view({"get": "of_data", "post": "of_data"}),
+        name="api-dataset-version-preflight",
     ),
     *router.urls,
 ]

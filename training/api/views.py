@@ -140,10 +140,7 @@ class EvaluationViewSet(WorkspaceViewSet):
 
     def _sliced(self, read: Callable[[int, int], Slice]) -> tuple[Pages, Slice]:
         """A page of something that is no table: `read(offset, limit)`."""
-        pages = Pages()
-        pages.request = self.request
-        pages.limit = pages.get_limit(self.request) or pages.default_limit
-        pages.offset = pages.get_offset(self.request)
+        pages = Pages.asked_for(self.request)
         found = read(pages.offset, pages.limit)
         pages.count = found.total
         return pages, found

@@ -16,6 +16,17 @@ class Pages(pagination.LimitOffsetPagination):
 
     default_limit = 50
     max_limit = 500
+    limit: int
+    offset: int
+
+    @classmethod
+    def asked_for(cls, request: Request) -> "Pages":
+        """The page that a request wants of something that is no table; whoever has it says `count`. Raises Invalid."""
+        pages = cls()
+        pages.request = request
+        pages.limit = pages.get_limit(request) or pages.default_limit
+        pages.offset = pages.get_offset(request)
+        return pages
 
     def get_limit(self, request: Request) -> int | None:
         value = request.query_params.get("limit")

@@ -62,13 +62,18 @@ def tokenise(rows: Iterable[Row], tokenizer: "PreTrainedTokenizerBase", max_leng
             raise UserError(f"Row {number}: {error}", hint=error.hint, field=error.field) from error
         found.truncated += rendered.dropped > 0
         found.dropped_tokens += rendered.dropped
-        if rendered.learned - rendered.mask[0]:  # nothing comes before a row's first token to predict it from
+        if teaches(rendered):
             found.rows.append(rendered)
             found.numbers.append(number)
         else:
             found.unlearnable += 1
     found.digest = digest.hexdigest()
     return found
+
+
+def teaches(row: Rendered) -> bool:
+    """Is there a token to learn? Nothing comes before a row's first token to predict it from."""
+    return bool(row.ids) and row.learned > row.mask[0]
 
 
 def split(data: TokenRows, share: float, seed: int) -> tuple[list[Rendered], list[Rendered]]:

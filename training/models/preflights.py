@@ -1,0 +1,64 @@
+"""What a base model would learn from a data set, found out before anybody trains."""
+
+from typing import Any
+
+from django.db import models
+from django.urls import reverse
+
+from project.kernel.models import WorkspaceObject
+from training.engine.recipes.preflight import FLAGS, IS_LOST
+
+
+class Preflight(WorkspaceObject):
+    """The rows of one data set version as one base model would be trained on them. Its state is its job's.
+
+    `result` has counts of rows and tokens (see `training.engine.recipes.preflight.summary`); `views` the rows that can
+    be looked at token by token.
+    """
+
+    job = models.OneToOneField("jobs.Job", on_delete=models.PROTECT, related_name="preflight")
+    base_version = models.ForeignKey("registry.ModelVersion", on_delete=models.CASCADE, related_name="preflights")
+    data_version = models.ForeignKey("datasets_app.DatasetVersion", on_delete=models.CASCADE, related_name="preflights")
+    max_seq_length = models.PositiveIntegerField(help_text="tokens of a row that training would keep")
+    result = models.JSONField(default=dict)
+    views = models.ForeignKey(
+        "kernel.Artifact", null=True, blank=True, on_delete=models.PROTECT, related_name="+", editable=False
+    )
+
+    class Meta(WorkspaceObject.Meta):
+        indexes = [models.Index(fields=["data_version", "base_version"], name="preflight_of")]
+
+    def __str__(self) -> str:
+        return f"{self.data_version} for {self.base_version}, {self.max_seq_length:,} tokens"
+
+    def get_absolute_url(self) -> str:
+        return reverse("preflight", args=[self.pk])
+
+    @property
+    def state(self) -> str:
+        return str(self.job.state)
+
+    @property
+    def learned_share(self) -> float:
+        """Of the tokens that training would keep, the share that it would learn, from 0 to 1."""
+        kept = self.result.get("kept", 0)
+        return float(self.result["learned"] / kept) if kept else 0.0
+
+    @property
+    def lost_rows(self) -> int:
+        """Rows from which nothing would be learned."""
+        flags = self.result.get("flags", {})
+        return sum(flags.get(flag, 0) for flag in IS_LOST)
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What is wrong with rows, worst first: [{flag, words, rows}]."""
+        flags = self.result.get("flags", {})
+        return [{"flag": flag, "words": words, "rows": flags[flag]} for flag, words in FLAGS.items() if flags.get(flag)]
+
+    @property
+    def length_that_keeps_all(self) -> int | None:
+        """The greatest row length, where rows are cut and the base model's context has room for it."""
+        longest = int(self.result.get("percentiles", {}).get("100", 0))
+        context = int(self.base_version.facts.get("context") or 0)
+        return longest if longest > self.max_seq_length and (not context or longest <= context) else None
