@@ -102,8 +102,8 @@ class Step:
         return self.plugin.label
 
     def as_json(self) -> dict[str, Any]:
-        """The step as it is stored: what was left at its default is left out."""
-        return {"type": self.type, **self.params.model_dump(mode="json", exclude_defaults=True)}
+        """The step as it is stored: what was not said is left out. Where order matters, it is in lists."""
+        return {"type": self.type, **self.params.model_dump(mode="json", exclude_unset=True)}
 
     def references(self) -> list[str]:
         read = getattr(self.plugin, "references", None)

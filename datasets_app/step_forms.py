@@ -121,6 +121,8 @@ def as_text(value: Any) -> Any:
     match value:
         case dict():
             return "\n".join(f"{name} = {as_text(inner)}" for name, inner in value.items())
+        case list() if value and all(isinstance(item, list | tuple) and len(item) == 2 for item in value):
+            return "\n".join(f"{name} = {as_text(inner)}" for name, inner in value)
         case list() if all(isinstance(item, str) for item in value):
             return value if not value else "\n".join(value)
         case None:

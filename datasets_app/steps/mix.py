@@ -61,7 +61,8 @@ def with_references(params: Params, names: Mapping[str, str]) -> Params:
 
 def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Entry]:
     random = chance(ctx.seed(params.seed), "mix")
-    sources = {reference: iter(ctx.other(reference)) for reference in params.data} | {_HERE: rows}
+    # By name, because a database may change the order of an object's names.
+    sources = {reference: iter(ctx.other(reference)) for reference in sorted(params.data)} | {_HERE: rows}
     weights = {**params.data, _HERE: params.weight}
     kept = ctx.spill() if params.until == "rows" else None  # the rows that are here, in case they begin anew
     anew: set[str] = set()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from datasets_app.editing import meta_of, origin_of, text_of
 from datasets_app.importing import Entry
@@ -43,6 +43,20 @@ class Params(StepParams):
         description="The column beside the row for group and time; for stratified the label, empty for the answer.",
     )
     seed: int | None = seed_field()
+
+    @field_validator("parts", mode="before")
+    @classmethod
+    def _in_order(cls, parts: Any) -> Any:
+        """Also [["train", 0.9], ["test", 0.1]]: a database may change the order of an object's names."""
+        if isinstance(parts, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in parts):
+            if len({str(name) for name, _ in parts}) < len(parts):
+                raise ValueError("Two parts have the same name.")
+            return {str(name): share for name, share in parts}
+        return parts
+
+    @field_serializer("parts", when_used="json")
+    def _as_pairs(self, parts: dict[str, float]) -> list[tuple[str, float]]:
+        return list(parts.items())
 
     @field_validator("parts")
     @classmethod

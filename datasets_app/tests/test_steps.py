@@ -461,6 +461,19 @@ def test_a_split_by_group_keeps_groups_together(tmp_path: Path) -> None:
         split(numbered(5, user=str), {"by": "group", "column": "usr"}, tmp_path)
 
 
+def test_the_order_of_parts_survives_a_database_that_sorts_names(tmp_path: Path) -> None:
+    for given in ({"train": 0.9, "b": 0.05, "a": 0.05}, {"b": 0.1, "train": 0.9}):
+        step = parse([{"type": "split", "parts": given}])[0]
+        stored = json.loads(json.dumps(step.as_json(), sort_keys=True))  # as PostgreSQL would
+        assert parse([stored])[0].parts() == list(given)
+    others = {name: numbered(9) for name in ("a:1", "b:1")}
+    orders = ({"a:1": 1.0, "b:1": 1.0}, {"b:1": 1.0, "a:1": 1.0})
+    made = [prepare(numbered(9), {"type": "mix", "data": data}, folder=tmp_path, others=others)[0] for data in orders]
+    assert [row.meta for row in made[0]] == [row.meta for row in made[1]]
+    with pytest.raises(StepErrors, match="Two parts have the same name"):
+        parse([{"type": "split", "parts": [["a", 0.5], ["a", 0.5]]}])
+
+
 def test_a_split_by_time_learns_from_the_past(tmp_path: Path) -> None:
     rows = numbered(100, at=lambda n: f"2026-01-{1 + (n * 37) % 28:02}T10:00:00+01:00")
     parts = split(rows, {"by": "time", "column": "at"}, tmp_path)
