@@ -25,6 +25,7 @@ from project.kernel.errors import NotReady, Unavailable
 
 HELPERS = 2
 PATIENCE = 20.0  # seconds for an answer
+LONG_PATIENCE = 60.0  # seconds, for what reads every text
 _QUEUE = 5.0  # seconds to wait for a free helper
 
 Json = dict[str, Any]
@@ -112,14 +113,14 @@ def warm() -> None:
             _free.release()
 
 
-def _ask(request: Json) -> Json:
+def _ask(request: Json, patience: float | None = None) -> Json:
     if not _free.acquire(timeout=_QUEUE):
         raise Unavailable("Others are searching. Try again in a moment.")
     try:
         with _lock:
             helper = _helpers.pop()  # the one that was used last is running, and remembers
         try:
-            answer = helper.ask(request, PATIENCE)
+            answer = helper.ask(request, PATIENCE if patience is None else patience)
         finally:
             with _lock:
                 _helpers.append(helper)
@@ -155,3 +156,9 @@ def leakage(learned: DatasetVersion, held_out: DatasetVersion, offset: int, limi
     """{same, same_question, rows}: what of `held_out` is in `learned`."""
     request = {"do": "leakage", "folder": str(_folder(learned)), "to": str(_folder(held_out))}
     return _ask({**request, "offset": offset, "limit": limit})
+
+
+def similar(learned: DatasetVersion, held_out: DatasetVersion, offset: int, limit: int) -> Json:
+    """{near, rows, compared}: what of `held_out` asks almost the same as a row of `learned`. Takes seconds."""
+    request = {"do": "similar", "folder": str(_folder(learned)), "to": str(_folder(held_out))}
+    return _ask({**request, "offset": offset, "limit": limit}, LONG_PATIENCE)

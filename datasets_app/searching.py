@@ -14,14 +14,17 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets_app.storage import FILE
+from datasets_app.near import NearDuplicates
+from datasets_app.storage import FILE, entries, given_key
 from project.contracts.runs import UserError
 
 IDLE = 60.0  # seconds
 MEMORY = "400MB"
+COMPARED = 200_000  # learned rows, and a quarter of that held-out ones, that are compared by likeness: 60 MB
 SORTS = ("number", "characters", "learned_characters", "turns")
 
 # row kind -> where its texts are in the canonical JSON
@@ -89,7 +92,7 @@ class Search:
         self._counts: dict[tuple[str, Query], int] = {}  # files never change
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What is asked for by `do`: find, diff or leakage. Raises UserError."""
+        """What is asked for by `do`: find, diff, leakage or similar. Raises UserError."""
         match request["do"]:
             case "find":
                 query = Query.from_json(request["query"])
@@ -100,6 +103,8 @@ class Search:
             case "leakage":
                 old, new = Version(Path(request["folder"])), Version(Path(request["to"]))
                 return self.leakage(old, new, request["offset"], request["limit"])
+            case "similar":
+                return similar(Path(request["folder"]), Path(request["to"]), request["offset"], request["limit"])
         raise UserError(f"Nothing is known about '{request['do']}'.")
 
     def _all(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
@@ -204,6 +209,29 @@ class Search:
         pairs = self._all("select learned, held_out from leaks order by held_out limit ? offset ?", [limit, offset])
         self._connection.execute("drop table leaks")
         return {"same": same, "same_question": question, "rows": [list(pair) for pair in pairs]}
+
+
+def similar(learned: Path, held_out: Path, offset: int, limit: int) -> dict[str, Any]:
+    """Which of the first rows of `held_out` ask almost the same as one of `learned`: {near, rows, compared}.
+
+    `near` counts them, `rows` are [learned number, held-out number], `compared` says how many rows of both were.
+    Questions that are the same but for capitals and blanks are left to `leakage`.
+    """
+    texts, keys, counts = NearDuplicates(), [], []
+    # Learned rows come first, so that every held-out one is paired with the first of them that it resembles.
+    for folder, most in ((learned, COMPARED), (held_out, COMPARED // 4)):
+        counts.append(0)
+        for entry in islice(entries(folder), most):
+            counts[-1] += 1
+            keys.append(given_key(entry.texts))
+            texts.add(" ".join(part.text for part in entry.texts if not part.learned) or entry.texts[0].text)
+    first = counts[0]
+    found = [
+        [earlier + 1, later - first + 1]
+        for later, earlier, _ in texts.repeats()
+        if later >= first > earlier and keys[later] != keys[earlier]
+    ]
+    return {"near": len(found), "rows": found[offset : offset + limit], "compared": counts}
 
 
 class Version:

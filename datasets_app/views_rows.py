@@ -206,6 +206,9 @@ class ComparePage(AboutVersion):
             found = finder.leakage(version, other, offset, preview.PAGE)
             count = found["same"] + found["same_question"]
             sides = version, other
+        elif show == "similar":
+            found = finder.similar(version, other, offset, preview.PAGE)
+            count, sides = found["near"], (version, other)
         else:
             reverse_order = other.dataset_id == version.dataset_id and other.number < version.number
             sides = (other, version) if reverse_order else (version, other)
@@ -218,7 +221,7 @@ class ComparePage(AboutVersion):
             count = found["counts"][show]
         counts = found.get("counts", {})
         views = [(what, what.capitalize(), counts.get(what)) for what in ("changed", "added", "removed")]
-        views.append(("leakage", "Leakage", None))
+        views += [("leakage", "Leakage", None), ("similar", "Similar", None)]
         pairs = _pairs(sides, found.pop("rows"))
         page = Found(pairs, offset, count)
         return {"other": other, "sides": sides, "show": show, "views": views, "page": page, **found}

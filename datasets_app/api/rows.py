@@ -122,13 +122,16 @@ class RowActions(WorkspaceViewSet):
     @extend_schema(
         parameters=[
             OpenApiParameter("to", str, required=True, description="the version that is held out"),
+            OpenApiParameter("near", bool, description="list those that ask almost the same instead; takes seconds"),
             *_PAGING,
         ],
         responses=_page_of(
             "LeakagePage",
             PairSerializer(many=True),
-            same=serializers.IntegerField(),
-            same_question=serializers.IntegerField(),
+            same=serializers.IntegerField(required=False),
+            same_question=serializers.IntegerField(required=False),
+            near=serializers.IntegerField(required=False),
+            compared=serializers.ListField(child=serializers.IntegerField(), required=False),
         ),
         filters=False,
     )
@@ -136,6 +139,13 @@ class RowActions(WorkspaceViewSet):
     def leakage(self, request: Request, pk: str) -> Response:
         """Which rows of the held-out version `to` this one has too, or asks too: evaluations look better by them."""
         learned, held_out, (offset, limit) = self._ready(), self._other(request), _window(request)
+        near = request.query_params.get("near", "false").lower()
+        if near not in ("true", "false"):
+            raise invalid("near", "Use true or false.")
+        if near == "true":
+            found = finder.similar(learned, held_out, offset, limit)
+            results, count = pairs(learned, held_out, found.pop("rows")), found["near"]
+            return _page(request, offset, limit, offset + limit < count, **found, count=count, results=results)
         found = finder.leakage(learned, held_out, offset, limit)
         count = found["same"] + found["same_question"]
         results = pairs(learned, held_out, found["rows"])

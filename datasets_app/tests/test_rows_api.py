@@ -136,6 +136,19 @@ def test_rows_that_leak_into_the_held_out_part_are_found(cast: Cast) -> None:
     assert held_out.rows == 3
 
 
+def test_held_out_rows_that_are_almost_learned_are_found(cast: Cast) -> None:
+    question = "Why has my transfer to a friend in Spain not arrived after three working days"
+    learned = ready_version(cast.actor("teammate"), "train", [*ROWS, {"prompt": question, "completion": "late"}])
+    ready_version(cast.actor("teammate"), "test", [ROWS[0], {"prompt": f"{question}?!", "completion": "late"}])
+    api = cast.api("viewer")
+    page = api.get(address(learned, "leakage", to="test", near="true")).json()
+    assert (page["near"], page["compared"]) == (1, [5, 2])
+    assert [(pair["old"]["number"], pair["new"]["number"]) for pair in page["results"]] == [(5, 2)]
+    assert list(api.get(address(learned, "leakage", to="test", near="x")).json()["errors"]) == ["near"]
+    shown = cast.page("viewer").get(f"/dataset-versions/{learned.pk}/compare/?to=test&show=similar")
+    assert "1 rows of test:1 ask almost the same" in shown.content.decode()
+
+
 @pytest.mark.parametrize("what", ["diff", "leakage"])
 def test_a_comparison_needs_another_version_one_may_see(cast: Cast, what: str) -> None:
     version = ready_version(cast.actor("teammate"), "pairs", ROWS)
