@@ -58,6 +58,8 @@ class VersionSerializer(StrictModelSerializer[DatasetVersion]):
             "lifted_at",
             "operation",
             "parent",
+            "steps",
+            "part",
             "source_uri",
             "source_name",
             "source_bytes",

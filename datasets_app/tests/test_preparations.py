@@ -63,6 +63,7 @@ def test_steps_make_the_next_version_with_its_lineage(cast: Cast) -> None:
     reply = cast.api("teammate").post(versions_url(source), {"steps": CLEAN, "seed": 3}, format="json")
     (version,) = made(reply)
     assert reply.json()["job"] == str(version.job_id) and reply.json()["version"]["operation"] == "prepare"
+    assert (reply.json()["version"]["parent"], reply.json()["version"]["steps"]) == (str(source.pk), CLEAN)
     version = run(version)
     assert str(version) == "intents:2" and version.is_ready and version.parent == source
     assert rows_of(version) == [("where is my card?", "card_arrival"), ("write to me, please", "contact")]
@@ -84,7 +85,10 @@ def test_steps_make_the_next_version_with_its_lineage(cast: Cast) -> None:
 def test_a_split_makes_one_data_set_per_part(cast: Cast) -> None:
     rows = [{"prompt": f"question {n}", "completion": f"label {n % 4}"} for n in range(100)]
     source = ready_version(cast.actor("teammate"), "intents", rows)
-    steps = [{"type": "split", "parts": {"train": 0.8, "test": 0.2}, "by": "stratified"}, {"type": "typos", "rate": 0.5}]
+    steps = [
+        {"type": "split", "parts": {"train": 0.8, "test": 0.2}, "by": "stratified"},
+        {"type": "typos", "rate": 0.5},
+    ]
     versions = [
         run(version)
         for version in made(cast.api("teammate").post(versions_url(source), {"steps": steps}, format="json"))
@@ -97,6 +101,8 @@ def test_a_split_makes_one_data_set_per_part(cast: Cast) -> None:
         and not {p for p, _ in rows_of(test)} & {p for p, _ in rows_of(train)}
     )
     assert train.rows == 80 + train.synthetic_rows and train.synthetic_rows > 70
+    shown = cast.api("viewer").get("/api/v1/dataset-versions/intents-test:1/").json()
+    assert shown["part"] == "test" and shown["steps"][0]["parts"] == [["train", 0.8], ["test", 0.2]]
     second = preparations.prepare(source, steps, by=cast.actor("teammate"), to="other", seed=1)
     assert [str(version) for version in second] == ["other-train:1", "other-test:1"]
 
@@ -123,7 +129,9 @@ def test_mixed_data_sets_are_fixed_to_their_version_and_in_the_lineage(cast: Cas
 def test_a_preview_shows_what_becomes_of_each_row(cast: Cast) -> None:
     source = ready_version(cast.actor("teammate"), "intents", ROWS)
     url = f"/api/v1/dataset-versions/{source.pk}/preview/"
-    reply = cast.api("teammate").post(url, {"steps": [*CLEAN, {"type": "replace", "find": "to me", "replacement": "back"}]}, format="json")
+    reply = cast.api("teammate").post(
+        url, {"steps": [*CLEAN, {"type": "replace", "find": "to me", "replacement": "back"}]}, format="json"
+    )
     assert reply.status_code == 200, reply.content
     rows = {row["number"]: row for row in reply.json()["rows"]}
     assert [rows[n]["step"] for n in (1, 2, 3, 4, 5)] == [0, 3, 3, 1, 0]
