@@ -13,7 +13,7 @@ from django.urls import reverse
 from project.jobs.models import Job
 from project.kernel import access
 from project.kernel.errors import Invalid, Problem
-from project.kernel.pages import WorkspacePage
+from project.kernel.pages import WorkspacePage, add_problem
 from training import answers, jobfile
 from training.actions import checkpoints, evaluations, finetunes
 from training.documents import read_yaml_or_json
@@ -169,9 +169,7 @@ class NewEvaluation(WorkspacePage):
         except Problem as problem:
             if problem.status in (403, 404):
                 raise
-            for field, messages in (problem.errors or {"": [problem.detail]}).items():
-                for message in messages:
-                    form.add_error(field if field in form.fields else None, message)
+            add_problem(form, problem)
             return self.show(form, status=400)
         return redirect("evaluation", job.evaluation.pk)
 
