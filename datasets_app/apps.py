@@ -7,8 +7,8 @@ class DatasetsConfig(AppConfig):
     verbose_name = "Data sets"
 
     def ready(self) -> None:
-        from datasets_app.actions import datasets, preparations
-        from datasets_app.recipes import fetch_rows, import_rows, prepare
+        from datasets_app.actions import datasets, preparations, synthesis
+        from datasets_app.recipes import augment, fetch_rows, import_rows, prepare, synthesize
         from project.jobs import outcomes
         from project.kernel import access
 
@@ -33,3 +33,10 @@ class DatasetsConfig(AppConfig):
             on_failure=preparations.not_prepared,
             on_retry=preparations.tried_again,
         )
+        for writing in (synthesize, augment):
+            outcomes.register(
+                writing.name,
+                on_success=synthesis.written,
+                on_failure=synthesis.not_written,
+                on_retry=synthesis.tried_again,
+            )

@@ -156,7 +156,7 @@ def _try(planned: Plan) -> None:
 
 def _launch(planned: Plan, name: str, part: str, *, by: Actor) -> DatasetVersion:
     source = planned.source
-    dataset = source.dataset if name == source.dataset.name else _named(source.workspace, name, by=by)
+    dataset = source.dataset if name == source.dataset.name else named(source.workspace, name, by=by)
     version = DatasetVersion.objects.create(
         workspace=source.workspace,
         created_by=by.label,
@@ -198,7 +198,7 @@ def _launch(planned: Plan, name: str, part: str, *, by: Actor) -> DatasetVersion
     return version
 
 
-def _named(workspace: Workspace, name: str, *, by: Actor) -> Dataset:
+def named(workspace: Workspace, name: str, *, by: Actor) -> Dataset:
     """The data set of this name, made where there is none."""
     found = Dataset.objects.filter(workspace=workspace, name=name).first()
     if found is not None:

@@ -41,7 +41,7 @@ class Busy(EndpointError):
     """It may work later: too many requests, or the server's own trouble. `pause` in seconds, where it says so."""
 
     def __init__(self, message: str, *, status: int = 0, pause: float | None = None) -> None:
-        super().__init__(message, hint="Try again later, or ask for less at a time.", status=status)
+        super().__init__(message, hint="Try again later." if status else "", status=status)
         self.pause = pause
 
 

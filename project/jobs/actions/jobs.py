@@ -50,11 +50,11 @@ def launch(
 ) -> Job:
     """Make a job and, unless `start` is false, put it into its queue.
 
-    `inputs` are artifacts, endpoints or paths on this host, by the names the recipe asks for. `time_limit` is in seconds
-    of work, `memory_limit` in bytes of the host's memory; None takes the installation's default. `subject` is the object it
-    works for, shown with it. `start_checkpoint` is another job's, that it starts from. `verb` is what the caller lets
-    `by` do: an app that starts work under a verb of its own names that. Raises Invalid with `errors` named by field
-    ('recipe', 'learning_rate', 'lora.r' …), NotFound, Forbidden.
+    `inputs` are artifacts, endpoints or paths on this host, by the names the recipe asks for. `time_limit` is in
+    seconds of work, `memory_limit` in bytes of the host's memory; None takes the installation's default. `subject` is
+    the object it works for, shown with it. `start_checkpoint` is another job's, that it starts from. `verb` is what the
+    caller lets `by` do: an app that starts work under a verb of its own names that. Raises Invalid with `errors` named
+    by field ('recipe', 'learning_rate', 'lora.r' …), NotFound, Forbidden.
     """
     access.require(by, verb, workspace)
     require_priority(priority, by)

@@ -1,0 +1,130 @@
+"""Versions that a model writes: launched, and what follows when the job ends."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from datasets_app.actions.preparations import named
+from datasets_app.models import Dataset, DatasetVersion, VersionState
+from datasets_app.preparing import parse, parts_of
+from project.jobs.actions import jobs
+from project.jobs.models import Job
+from project.kernel import access, artifacts, audit, edges, live
+from project.kernel.access import Actor
+from project.kernel.errors import Conflict, invalid
+from project.kernel.models import Artifact, Workspace
+from project.kernel.references import check_name
+
+
+@transaction.atomic
+def launch(
+    recipe: str,
+    params: Mapping[str, Any],
+    *,
+    to: str,
+    workspace: Workspace,
+    by: Actor,
+    inputs: Mapping[str, jobs.Input],
+    queue: str,
+    source: DatasetVersion | None = None,
+    is_parent: bool = False,
+) -> DatasetVersion:
+    """Let a model write the next version of the data set `to`, which is made where it is new. `version.job_id` does it.
+
+    `source` are the documents, examples or rows it starts from; `is_parent`: the version has their rows too. Raises
+    Invalid with the field.
+    """
+    access.require(by, "dataset.create", workspace)
+    dataset = named(workspace, check_name(to, field="to"), by=by)
+    version = DatasetVersion.objects.create(
+        workspace=workspace,
+        created_by=by.label,
+        dataset=dataset,
+        number=dataset.next_number(),
+        operation=recipe,
+        parent=source if is_parent else None,
+    )
+    job = jobs.launch(
+        recipe,
+        params,
+        workspace=workspace,
+        by=by,
+        title=f"Write {version} with {params.get('writer') or 'a model'}",
+        inputs={**inputs, **({"source": source.artifact} if source and source.artifact else {})},
+        subject=version,
+        queue=queue,
+        verb="dataset.create",
+    )
+    version.job_id = job.pk
+    version.save(update_fields=["job_id"])
+    Dataset.objects.filter(pk=dataset.pk).update(updated_at=timezone.now())
+    audit.record("dataset.version_added", version, by=by, recipe=recipe, writer=str(params.get("writer", "")))
+    if source:
+        edges.link(source, "written from", version, workspace=workspace)
+    _tell(version)
+    return version
+
+
+def require_not_held_out(version: DatasetVersion, *, field: str) -> None:
+    """Raises Invalid for the part of a split that models are measured on, and for what was made from one."""
+    seen: DatasetVersion | None = version
+    while seen is not None:
+        if seen.part:
+            parts = parts_of(parse(seen.steps))
+            if parts and seen.part != parts[0]:
+                raise invalid(
+                    field,
+                    f"{version} is held out (part '{seen.part}'): a model would learn from what it is measured on.",
+                )
+        seen = seen.parent
+
+
+def written(job: Job, result: dict[str, Any], artifact: Artifact | None) -> dict[str, Any]:
+    """The rows are stored: the version is ready. Runs in the transaction that writes *succeeded*."""
+    version = DatasetVersion.objects.select_related("dataset", "workspace").get(pk=job.subject_id)
+    assert artifact is not None  # noqa: S101  (the recipe always stores one)
+    with artifacts.open_file(artifact, "report.json") as file:
+        report = json.load(file)
+    version.become_ready(artifact=artifact, report=report, result=result, at=timezone.now())
+    edges.link(job, "wrote", version, workspace=version.workspace)
+    by = Actor.system(job.recipe, version.workspace)
+    audit.record("dataset.version_ready", version, by=by, rows=version.rows, digest=version.digest)
+    _tell(version)
+    return {"dataset": str(version.dataset_id), "dataset_version": str(version.pk), "reference": str(version)}
+
+
+def not_written(job: Job) -> None:
+    """The job failed or was cancelled: say why."""
+    version = DatasetVersion.objects.select_related("dataset", "workspace").filter(pk=job.subject_id).first()
+    if version is None or not version.is_importing:
+        return
+    why = f"{job.failure_message} {job.failure_hint}".strip() or "It was cancelled."
+    version.become_failed(why, at=timezone.now())
+    by = Actor.system(job.recipe, version.workspace)
+    audit.record("dataset.version_failed", version, by=by, failure=job.failure_class or "cancelled")
+    _tell(version)
+
+
+def tried_again(old: Job, new: Job) -> None:
+    """A person's retry: the same version is made once more. Raises Conflict when there is nothing left to try."""
+    version = DatasetVersion.objects.select_related("dataset").filter(pk=old.subject_id).first()
+    if version is None:
+        raise Conflict("Its data set has been deleted.")
+    if version.is_ready:
+        raise Conflict(f"{version} is ready; there is nothing to try again.")
+    needed = {given["artifact"] for given in new.inputs.values() if "artifact" in given}
+    if Artifact.objects.filter(pk__in=needed).count() < len(needed):
+        raise Conflict("What it was to be made from has been deleted.")
+    version.state, version.failure, version.job_id = VersionState.IMPORTING, "", new.pk
+    version.save(update_fields=["state", "failure", "job_id"])
+    _tell(version)
+
+
+def _tell(version: DatasetVersion) -> None:
+    live.publish(f"workspace.{version.workspace_id}", kind="dataset", id=str(version.dataset_id))
+
+
+__all__ = ["launch", "not_written", "tried_again", "written"]
