@@ -1,6 +1,6 @@
 from django.urls import path
 
-from training import views, views_preflight
+from training import views, views_preflight, views_writing
 
 urlpatterns = [
     path("training/new/", views.Launch.as_view(), name="training-new"),
@@ -12,6 +12,7 @@ urlpatterns = [
     ),
     path("preflights/new/", views_preflight.NewPreflight.as_view(), name="preflight-new"),
     path("preflights/<uuid:pk>/", views_preflight.PreflightPage.as_view(), name="preflight"),
+    path("datasets/write/", views_writing.WriteData.as_view(), name="dataset-write"),
     path("evaluations/", views.Evaluations.as_view(), name="evaluations"),
     path("evaluations/new/", views.NewEvaluation.as_view(), name="evaluation-new"),
     path("evaluations/compare/", views.CompareEvaluations.as_view(), name="evaluation-compare"),

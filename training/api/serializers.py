@@ -136,3 +136,59 @@ class EvaluationComparisonSerializer(serializers.Serializer[Any]):
     next = serializers.URLField(allow_null=True)
     previous = serializers.URLField(allow_null=True)
     results = AnswerPairSerializer(many=True)
+
+
+class NewSyntheticData(StrictSerializer):
+    """One of `template_prompts` (with `values`), `documents` and `seeds`; one of `model` and `endpoint`."""
+
+    to = serializers.CharField(max_length=100, help_text="the data set that gets the version; made where it is new")
+    model = serializers.CharField(max_length=200, required=False, default="", allow_blank=True)
+    endpoint = serializers.CharField(max_length=100, required=False, default="", allow_blank=True)
+    template_prompts = serializers.ListField(
+        child=serializers.CharField(max_length=20_000), required=False, default=list, max_length=1000
+    )
+    values = serializers.DictField(
+        child=serializers.ListField(child=serializers.CharField(max_length=20_000), max_length=100_000),
+        required=False,
+        default=dict,
+    )
+    documents = serializers.CharField(max_length=200, required=False, default="", allow_blank=True)
+    seeds = serializers.CharField(max_length=200, required=False, default="", allow_blank=True)
+    system = serializers.CharField(max_length=20_000, required=False, default="", allow_blank=True)
+    instructions = serializers.CharField(max_length=20_000, required=False, default="", allow_blank=True)
+    output_format = serializers.ChoiceField(choices=["chat", "completion"], required=False, default="chat")
+    generation_config = serializers.DictField(
+        required=False,
+        default=dict,
+        help_text="num_samples, temperature, max_tokens, quality_filter, seed, concurrency, batch_size, pairs, "
+        "chunk_characters, min_characters, similarity, grounded",
+    )
+
+
+class NewAugmentation(StrictSerializer):
+    """Copies of rows in other words. One of `model` and `endpoint` writes them."""
+
+    dataset = serializers.CharField(max_length=200)
+    to = serializers.CharField(max_length=100, required=False, default="", allow_blank=True)
+    model = serializers.CharField(max_length=200, required=False, default="", allow_blank=True)
+    endpoint = serializers.CharField(max_length=100, required=False, default="", allow_blank=True)
+    method = serializers.ChoiceField(choices=["paraphrase", "back_translation"], required=False, default="paraphrase")
+    through = serializers.CharField(max_length=60, required=False, default="German")
+    part = serializers.ChoiceField(choices=["prompt", "answer", "system"], required=False, default="prompt")
+    share = serializers.FloatField(required=False, default=1.0)
+    copies = serializers.IntegerField(required=False, default=1)
+    generation_config = serializers.DictField(
+        required=False,
+        default=dict,
+        help_text="temperature, max_tokens, quality_filter, seed, concurrency, batch_size",
+    )
+
+
+class WrittenVersion(StrictSerializer):
+    """The version that is being written, and the job to watch."""
+
+    dataset = serializers.UUIDField(source="dataset_id")
+    version = serializers.UUIDField(source="pk")
+    reference = serializers.CharField(source="__str__")
+    state = serializers.CharField()
+    job = serializers.UUIDField(source="job_id")

@@ -1,7 +1,7 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from training.api import preflights, views
+from training.api import preflights, synthesis, views
 
 router = SimpleRouter()
 router.register("preflights", preflights.PreflightViewSet, basename="api-preflight")
@@ -18,5 +18,7 @@ urlpatterns = [
         preflights.PreflightViewSet.as_view({"get": "of_data", "post": "of_data"}),
         name="api-dataset-version-preflight",
     ),
+    path("synthetic-data/", synthesis.SyntheticDataViewSet.as_view({"post": "create"}), name="api-synthetic-data"),
+    path("synthetic-data/augment/", synthesis.SyntheticDataViewSet.as_view({"post": "augment"}), name="api-augment"),
     *router.urls,
 ]
