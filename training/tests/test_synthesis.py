@@ -12,6 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from datasets_app.models import DatasetVersion
+from datasets_app.preparing import parse
 from datasets_app.storage import entries
 from datasets_app.testing import ready_version
 from project.jobs.models import Job, Metric
@@ -163,8 +164,8 @@ def test_copies_in_other_words_never_of_held_out_rows(cast: Cast, lab: Endpoint,
         "Where is my parcel?",
         "Where on earth is my parcel now?",
     ]
-    split = [{"type": "split", "parts": {"train": 0.5, "test": 0.5}}]
-    DatasetVersion.objects.filter(pk=source.pk).update(steps=split, part="test")
+    split = parse([{"type": "split", "parts": {"train": 0.5, "test": 0.5}}])  # as `prepare` stores it
+    DatasetVersion.objects.filter(pk=source.pk).update(steps=[step.as_json() for step in split], part="test")
     for path, given, field in (
         (f"{PATH}augment/", {"dataset": "tickets:1", "endpoint": "lab"}, "dataset"),
         (f"{PATH}augment/", {"dataset": "tickets:2", "endpoint": "lab"}, "dataset"),  # made from it

@@ -10,7 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
+from pydantic import SecretStr
 
+from project.contracts.chat import Endpoint
 from project.contracts.runs import RECIPES, RunSpec
 from project.jobs.engine import Ended, Engine, created_at, kill_run
 from project.jobs.models import JobAttempt
@@ -118,6 +120,17 @@ def test_what_needs_another_environment_starts_cold(warm: WarmParent, tmp_path: 
     secret.secrets = ("HUGGINGFACE_TOKEN",)
     assert warm.fork(tmp_path, wanted, secret) is None  # type: ignore[arg-type]
     assert warm.fork(tmp_path, wanted, None) is None
+
+
+def test_what_gets_a_token_starts_cold(warm: WarmParent, tmp_path: Path) -> None:
+    """Only a process started from nothing inherits the pipe that the token comes through."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    called = {"writer": Endpoint(url="https://api.example.com/v1", model="m", token=SecretStr("t"))}
+    wanted, recipe = spec("pretend", {"steps": 1}), RECIPES.get("pretend")
+    engine = Engine.start(folder, wanted, recipe, warm=warm, endpoints=called)
+    assert not is_forked(engine, warm)
+    assert engine.wait(60) == Ended(0, None)
 
 
 def test_without_the_word_it_leaves_and_its_run_is_untouched(warm: WarmParent, tmp_path: Path) -> None:
