@@ -16,7 +16,7 @@ from datasets_app.storage import FILE, RowsFile, entries
 from datasets_app.synthesis.making import entry_of
 from datasets_app.synthesis.quality import Alike, fault_of, is_grounded
 from datasets_app.synthesis.sources import Templates, pairs_in, pieces_of
-from datasets_app.synthesis.writing import Written
+from datasets_app.synthesis.writing import Journal, Written
 from project.contracts.chat import Endpoint, Message
 from project.contracts.rows import ChatRow, Row, TextRow
 from project.contracts.runs import RunSpec, StopRequested, UserError
@@ -297,7 +297,9 @@ def test_a_try_that_was_killed_is_gone_on_with(run: Run, server: ChatServer, tmp
     assert (asked, len(server.bodies)) == (6, 6 + 3 + 6)
 
 
-def test_a_stop_keeps_what_was_written(run: Run, server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_keeps_what_was_written_for_any_host(
+    run: Run, server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     contexts: list[Context] = []
     start = Context.__init__
 
@@ -316,6 +318,10 @@ def test_a_stop_keeps_what_was_written(run: Run, server: ChatServer, monkeypatch
         run(synthesize, server, **TEMPLATES, values=VALUES, num_samples=6, concurrency=1)
     (checkpoint,) = contexts[0].checkpoints.glob("step-*")
     assert len((checkpoint / "answers.jsonl").read_text().splitlines()) >= 3
+    elsewhere = tmp_path / "another host" / "2"
+    elsewhere.mkdir(parents=True)
+    spec = RunSpec(job="j", attempt=2, recipe="synthesize", params={}, resume_from=str(checkpoint))
+    assert Journal(Context(elsewhere, spec)).resumed >= 3
 
 
 @pytest.mark.full
