@@ -3,6 +3,8 @@
 Inputs: `writer` (an endpoint), or `base` and perhaps `adapter`; and `source` with the documents or examples.
 """
 
+import math
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -24,6 +26,7 @@ needs = "cpu"
 charts = (("Rows", "accepted,rejected", "Accepted,Rejected"),)
 
 _MOST = 100_000  # rows
+_LEAST = 0.05  # rows of an answer that are hoped for at least
 
 
 class Params(WriterParams):
@@ -76,10 +79,7 @@ def run(params: Params, ctx: RunContext) -> None:
     with rows_file(ctx) as file:
         making = Making(ctx, file, mark, params.num_samples)
 
-        def useful() -> int:
-            return -(-(params.num_samples - making.accepted) // (1 if params.kind == "templates" else params.pairs))
-
-        for ask, written in answered(asks, writer, journal, ctx, useful=useful):
+        for ask, written in answered(asks, writer, journal, ctx, useful=partial(_useful, params, making)):
             assert isinstance(ask, Ask) and written is not None  # noqa: S101
             making.answers += 1
             making.tokens += written.tokens
@@ -91,6 +91,13 @@ def run(params: Params, ctx: RunContext) -> None:
     if making.accepted < params.num_samples:
         ctx.log(f"Only {making.accepted:,} of {params.num_samples:,} rows were good enough", level="warning")
     making.finish(shape=params.output_format, wanted=params.num_samples, source=params.source_name)
+
+
+def _useful(params: Params, making: Making) -> int:
+    """How many more questions the rows that are missing will take, by how it went so far."""
+    expected = 1 if params.kind == "templates" else params.pairs
+    per_answer = max(making.accepted / making.answers, _LEAST) if making.answers else expected
+    return math.ceil((params.num_samples - making.accepted) / per_answer)
 
 
 def _source(params: Params, ctx: RunContext) -> Source:
