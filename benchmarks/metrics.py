@@ -132,6 +132,7 @@ def ours(folder: Path, points: int) -> dict[str, Any]:
     from project.jobs.ownership import Ownership
     from project.jobs.reading import EventReader
     from project.kernel.models import Workspace
+    from project.kernel.processes import settle
 
     call_command("migrate", verbosity=0)
     workspace = Workspace.objects.create(name="Benchmark", slug="benchmark")
@@ -145,6 +146,7 @@ def ours(folder: Path, points: int) -> dict[str, Any]:
         for step in range(points):
             value = spikes.get(step, round(chance.random(), 6))
             file.write(f'{{"type":"metrics","at":{1.7e9 + step / 100},"step":{step},"values":{{"loss":{value}}}}}\n')
+    settle()  # as a worker does
     reader, ingest = EventReader(path), Ingest(Ownership(job.pk, 1, "b"))
     rates, begun, cpu = [], time.perf_counter(), time.process_time()
     while True:

@@ -103,6 +103,7 @@ def one(seconds: int, pace: int) -> dict[str, float]:
     from project.jobs.supervisor import Supervisor
     from project.kernel.access import Actor
     from project.kernel.models import Workspace
+    from project.kernel.processes import settle
 
     workspace, _ = Workspace.objects.get_or_create(name="Benchmark", slug="benchmark")
     params = {"steps": seconds * pace, "pause": 1 / pace}
@@ -111,6 +112,7 @@ def one(seconds: int, pace: int) -> dict[str, float]:
     slots.ensure("here", Queue.CPU)
     taken = claim(Queue.CPU, host="here", owner="benchmark")
     assert taken is not None
+    settle()  # as a worker does
     cpu, wall = time.thread_time(), time.monotonic()
     Supervisor(taken).run()
     cpu, wall = time.thread_time() - cpu, time.monotonic() - wall

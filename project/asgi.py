@@ -19,6 +19,7 @@ from abtests.gateway.app import Gateway  # noqa: E402
 from abtests.gateway.app import application as gateway  # noqa: E402
 from project.jobs.routing import websocket_urlpatterns  # noqa: E402
 from project.kernel.body_limit import BodyLimit  # noqa: E402
+from project.kernel.processes import settle  # noqa: E402
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -54,6 +55,8 @@ class Application:
             ending = message["type"] == "lifespan.shutdown"
             if ending:
                 await self._gateway.close()
+            else:
+                settle()
             await send({"type": f"{message['type']}.complete"})
             if ending:
                 return

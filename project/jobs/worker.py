@@ -15,6 +15,7 @@ from django.db import DatabaseError
 from project.jobs import keeping
 from project.jobs.dispatcher import Dispatcher
 from project.jobs.models import Queue
+from project.kernel.processes import settle
 
 log = logging.getLogger(__name__)
 _running: list[Dispatcher] = []
@@ -37,6 +38,7 @@ def begin(sender: Any, **_: Any) -> None:
         log.info("worker %s takes jobs of: %s", dispatcher.identity, ", ".join(sorted(queues)))
         with suppress(DatabaseError):
             keeping.clear_old()  # every host its own folders; beat's task reaches one of them only
+        settle()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

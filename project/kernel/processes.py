@@ -1,6 +1,7 @@
 """Child processes of one command: started apart, restarted when they die, their words prefixed, none left behind."""
 
 import ctypes
+import gc
 import os
 import signal
 import subprocess
@@ -15,6 +16,16 @@ PAUSES = (0.5, 1, 2, 5, 10, 30)  # seconds before the first, second, … restart
 STEADY = 60.0  # seconds after which a child counts as healthy again
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
+
+
+def settle() -> None:
+    """Call once a long-lived process has loaded what it needs: collections of garbage pass over all that from then on.
+
+    A collection otherwise looks at every object of Django and of us, which took a third of the time in which a worker
+    takes in numbers.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _end_with_parent() -> None:
