@@ -20,6 +20,7 @@ _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "te
            "evaluation": "test", "validation": "validation", "valid": "validation", "val": "validation",
            "dev": "validation"}  # fmt: skip
 _WORDS = re.compile(r"[^A-Za-z]+")
+_LISTING_BYTES = 16 * 1024**2
 
 
 def detect(head: Head) -> Guess | None:
@@ -65,7 +66,7 @@ def splits_of(folder: Path) -> dict[str, list[Path]]:
     """Name of a split -> its files."""
     listed = folder / "dataset_dict.json"
     if listed.is_file():
-        names = [str(one) for one in _json(listed).get("splits", []) if (folder / str(one)).is_dir()]
+        names = [one for one in _list_in(listed, "splits") if _inside(folder, one).is_dir()]
         return {one: _saved(folder / one) or _data_files(folder / one) for one in names}
     if saved := _saved(folder):
         return {"train": saved}
@@ -144,20 +145,48 @@ def _saved(folder: Path) -> list[Path]:
     state = folder / "state.json"
     if not state.is_file():
         return []
-    names = [str(entry.get("filename", "")) for entry in _json(state).get("_data_files", [])]
-    return [folder / one for one in names if one and "/" not in one and (folder / one).is_file()]
+    entries = _list_in(state, "_data_files")
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise _damaged(state, "its _data_files are no objects")
+    files = [_inside(folder, entry.get("filename")) for entry in entries]
+    return [file for file in files if file.is_file()]
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    """What a file of the folder names there. Raises UserError for a name that leads elsewhere, and for a link."""
+    plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+    path = folder / name if plain else folder
+    if not plain or path.is_symlink() or path.resolve().parent != folder.resolve():
+        raise UserError(
+            f"{folder.name} names '{str(name)[:60]}', which is not a file or folder in it.",
+            hint="Save the data set again with save_to_disk, and give that folder.",
+            field="file",
+        )
+    return path
 
 
 def _data_files(folder: Path) -> list[Path]:
     return [path for path in files_of(folder) if is_data(path.relative_to(folder).as_posix())]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _list_in(path: Path, key: str) -> list[Any]:
+    """The list under a key of a small JSON file; empty where there is none. Raises UserError for a damaged file."""
+    if path.is_symlink() or path.stat().st_size > _LISTING_BYTES:
+        raise _damaged(path, f"it is a link, or larger than {_LISTING_BYTES:,} bytes")
     try:
         found = json.loads(path.read_bytes())
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    except (ValueError, RecursionError):
+        raise _damaged(path, "it is not JSON") from None
+    listed = found.get(key, []) if isinstance(found, dict) else None
+    if not isinstance(listed, list):
+        raise _damaged(path, f"it has no list '{key}'")
+    return listed
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path.parent.name}/{path.name} is damaged: {why}.", hint="Copy or save the data set again.", field="file"
+    )
 
 
 def _natural(text: str) -> list[Any]:
