@@ -1,6 +1,5 @@
 """Plain text: each paragraph is a row where blank lines separate them, else each line."""
 
-import re
 from collections.abc import Iterator
 
 from datasets_app.reading import BadLine, Guess, Head, Record, Source
@@ -10,7 +9,6 @@ label = "plain text"
 suffixes = (".txt", ".text", ".md")
 
 _STRUCTURED = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".parquet", ".arrow", ".yaml", ".yml", ".xml")
-_BETWEEN_PARAGRAPHS = re.compile(r"\S[^\S\n]*\n(?:[^\S\n]*\n)+\s*\S")
 
 
 def detect(head: Head) -> Guess | None:
@@ -25,7 +23,9 @@ def read(source: Source) -> Iterator[Record | BadLine]:
 
 
 def _has_paragraphs(head: Head) -> bool:
-    return bool(_BETWEEN_PARAGRAPHS.search(head.text))
+    """Is there a blank line between two that are not?"""
+    text = head.text.strip()
+    return bool(text) and any(not line.strip() for line in text.split("\n"))
 
 
 def _lines(source: Source) -> Iterator[Record | BadLine]:

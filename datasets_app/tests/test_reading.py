@@ -15,7 +15,7 @@ from datasets_app.formats import _strict_json as strict_json
 from datasets_app.formats import json as json_format
 from datasets_app.importing import Importing, Options, texts
 from datasets_app.mapping import UnclearColumns
-from datasets_app.reading import FORMATS, Limits
+from datasets_app.reading import FORMATS, HEAD_BYTES, Limits
 from datasets_app.tests.files import BAD_FILES, PAIRS, imported, jsonl, one_bad_line, parquet, parquet_bomb, write
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.rows import ROW, DatasetDigest, RowKind, row_bytes, row_hash
@@ -386,6 +386,40 @@ def test_a_folder_of_files_in_the_order_of_their_numbers(tmp_path: Path) -> None
         imported(folder)
 
 
+@pytest.mark.parametrize("name", ["{outside}", "../other", "..", ".", "", "link", "sub/train", 5, None, {"a": 1}])
+def test_a_saved_folder_that_names_splits_elsewhere_is_refused(tmp_path: Path, name: Any) -> None:
+    folder, other = tmp_path / "data", tmp_path / "other"
+    for one in (folder / "sub" / "train", other):
+        one.mkdir(parents=True)
+        write(one, "rows.jsonl", jsonl(PAIRS))
+    (folder / "link").symlink_to(other)
+    name = str(other) if name == "{outside}" else name
+    write(folder, "dataset_dict.json", json.dumps({"splits": [name]}).encode())
+    with pytest.raises(UserError, match="which is not a file or folder in it"):
+        imported(folder)
+
+
+@pytest.mark.parametrize("name", ["../other.jsonl", "link.jsonl", "..", None])
+def test_a_saved_folder_that_names_files_elsewhere_is_refused(tmp_path: Path, name: Any) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder, "rows.jsonl", jsonl(PAIRS))
+    (folder / "link.jsonl").symlink_to(write(tmp_path, "other.jsonl", jsonl(PAIRS)))
+    write(folder, "state.json", json.dumps({"_data_files": [{"filename": name}]}).encode())
+    with pytest.raises(UserError, match="which is not a file or folder in it"):
+        imported(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b"[]", b"oops", b'{"_data_files": 5}', b'{"_data_files": ["rows.jsonl"]}'], ids=len
+)
+def test_a_saved_folder_with_a_damaged_listing_is_refused(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path, "rows.jsonl", jsonl(PAIRS))
+    write(tmp_path, "state.json", content)
+    with pytest.raises(UserError, match=r"state\.json is damaged"):
+        imported(tmp_path)
+
+
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "notes.bin", b"\0")
     with pytest.raises(UserError, match="a folder without a file of rows"):
@@ -403,6 +437,13 @@ def test_plain_text_is_lines_or_paragraphs(tmp_path: Path) -> None:
     rows = imported(write(tmp_path, "b.txt", b"one\nline\n\n \ntwo\r\nlines\n"))
     assert [json.loads(row.data)["text"] for row in rows] == ["one\nline", "two\r\nlines"]
     assert [row.line for row in rows] == [1, 5]
+
+
+def test_the_beginning_of_a_text_is_searched_for_paragraphs_in_one_pass(tmp_path: Path) -> None:
+    blank = b"one\n" + b"\n" * HEAD_BYTES + b"two\n"  # takes minutes where each newline is tried as a beginning
+    assert [json.loads(row.data)["text"] for row in imported(write(tmp_path, "a.txt", blank))] == ["one", "two"]
+    spaced = b"one\n" + b" \n" * HEAD_BYTES
+    assert [json.loads(row.data)["text"] for row in imported(write(tmp_path, "b.txt", spaced))] == ["one"]
 
 
 JSON_FORMS = {
