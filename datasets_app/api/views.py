@@ -64,7 +64,7 @@ class DatasetViewSet(WorkspaceViewSet):
     def versions(self, request: Request, pk: str) -> Response:
         """The versions, newest first; or upload a file as the next one, or make it by steps (`from`, `steps`)."""
         dataset = self.get_object()
-        if request.method == "POST" and "steps" in request.data:
+        if request.method == "POST" and isinstance(request.data, dict) and "steps" in request.data:
             made = prepare.start(self, dataset)
             context = {**self.get_serializer_context(), "version": made[0], "prepared": made}
             body = prepare.StartedPreparation(self._fresh(made[0].dataset), context=context).data

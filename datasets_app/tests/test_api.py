@@ -133,6 +133,14 @@ def test_wrong_fields_are_named(cast: Cast, fields: dict[str, Any], field: str, 
     assert not Dataset.objects.exists()
 
 
+@pytest.mark.parametrize("body", ["5", "null", "true", '"steps"', '["steps"]'])
+def test_a_body_that_is_no_object_is_a_400(cast: Cast, body: str) -> None:
+    ready_version(cast.actor("teammate"), "pairs", PAIRS)
+    reply = cast.api("teammate").post(f"{URL}pairs/versions/", body, content_type="application/json")
+    assert reply.status_code == 400, reply.content
+    assert reply["Content-Type"] == "application/problem+json" and reply.json()["errors"]
+
+
 def test_a_file_is_needed(cast: Cast) -> None:
     response = cast.api("teammate").post(URL, {"name": "pairs"})
     assert (response.status_code, list(response.json()["errors"])) == (400, ["file"])

@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -293,6 +294,21 @@ def test_a_search_that_takes_too_long_is_ended(cast: Cast, monkeypatch: pytest.M
 
 
 # --- from a shell
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), MemoryError])
+def test_an_export_that_ends_early_leaves_only_what_others_wrote(
+    cast: Cast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    ready_version(cast.actor("teammate"), "pairs", FATAL)
+    theirs = tmp_path / "out.jsonl.partial"
+    theirs.write_text("of another run")
+    with monkeypatch.context() as full, pytest.raises((SystemExit, CommandError, MemoryError)):
+        full.setattr("os.fsync", Mock(side_effect=error))
+        call_command("export_dataset", "pairs", output=tmp_path / "out.jsonl", workspace="acme")
+    assert list(tmp_path.iterdir()) == [theirs]
+    call_command("export_dataset", "pairs", output=tmp_path / "out.jsonl", workspace="acme")
+    assert set(tmp_path.iterdir()) == {theirs, tmp_path / "out.jsonl"}
 
 
 def test_a_version_is_exported_and_its_block_lifted_from_a_shell(cast: Cast, tmp_path: Path) -> None:

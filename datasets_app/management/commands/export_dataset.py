@@ -1,6 +1,7 @@
 """`manage.py export_dataset intents:3 --format openai --output rows.jsonl`"""
 
 import os
+import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -34,17 +35,26 @@ class Command(TuneloopCommand):
                 sys.stdout.buffer.write(piece)
             return
         target: Path = options["output"]
-        partial = target.with_name(f"{target.name}.partial")
         try:
-            with partial.open("xb") as file:
-                size = _copy(pieces, file)
-            partial.rename(target)
+            size = _write(pieces, target)
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             raise CommandError(f"{target} can't be written: {error.strerror}.") from None
         data = {"reference": str(version), "format": export.name, "rows": version.rows, "bytes": size, "file": target}
         self.out(data, f"{version}: {version.rows:,} rows as {export.label} in {target}, {size:,} bytes.")
+
+
+def _write(pieces: Any, target: Path) -> int:
+    """Write all or nothing, and return the bytes. Of two runs at once each has its own unfinished file."""
+    partial = target.with_name(f"{target.name[:200]}.{secrets.token_hex(8)}.partial")
+    with partial.open("xb") as file:
+        try:
+            size = _copy(pieces, file)
+            partial.rename(target)
+        except BaseException:  # Ctrl-C too
+            with suppress(OSError):
+                partial.unlink()
+            raise
+    return size
 
 
 def _copy(pieces: Any, file: BinaryIO) -> int:
