@@ -2,12 +2,12 @@
 
     python benchmarks/data.py [--rows 1000000] [--model FOLDER]
 
-Ours: the recipe `import` as its engine runs it (format and row kind found, every row checked against eleven checks,
-hashed, stored with a digest and a report), then training's renderer with its loss mask. Theirs: `load_dataset("json")`,
-then a batched `map` that applies the chat template and tokenises, in one process and without a loss mask. Exact
-deduplication is reported apart, as the preparation step `drop_duplicates` over the stored rows. Each in a process of its
-own; memory is its peak resident size, children not counted. Writes benchmarks/results/data.md and data.json. Without
---model the tokenizer is that of a small random Llama.
+Ours: the recipe `import` as its engine runs it (format and row kind found, every row checked, hashed, stored with a
+digest and a report), then training's renderer with its loss mask. Theirs: `load_dataset("json")`, then a batched
+`map` that applies the chat template and tokenises, in one process and without a loss mask. Exact deduplication is
+reported apart, as the preparation step `drop_duplicates` over the stored rows. Each in a process of its own; memory
+is its peak resident size, children not counted. Writes benchmarks/results/data.md and data.json. Without --model the
+tokenizer is that of a small random Llama.
 """
 
 import argparse

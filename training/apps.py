@@ -7,6 +7,7 @@ class TrainingConfig(AppConfig):
     verbose_name = "Training"
 
     def ready(self) -> None:
+        from datasets_app.actions import datasets
         from project.jobs import outcomes, subjects
         from project.kernel import access
         from registry import comparison
@@ -28,6 +29,7 @@ class TrainingConfig(AppConfig):
         outcomes.register(evaluate.name, on_success=evaluations.finished, on_retry=evaluations.retried)
         outcomes.register(register_checkpoint.name, on_success=checkpoints.finished, on_retry=checkpoints.retried)
         outcomes.register(preflight.name, on_success=preflights.finished, on_retry=preflights.retried)
+        datasets.before_delete(preflights.forget)
         subjects.register("finetune", links.of_fine_tune)
         subjects.register("preflight", links.of_preflight)
         subjects.register("evaluation", links.of_evaluation)

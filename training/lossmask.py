@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 from project.kernel import artifacts
@@ -12,6 +11,8 @@ from training.answers import Slice
 from training.engine.recipes.preflight import FLAGS, VIEWS
 from training.models import Preflight
 
+MOST = 100  # rows of thousands of tokens at once
+LONGEST_HEAD = 200  # bytes in which a line says everything but its tokens
 Kind = Literal["context", "learned", "lost"]
 
 
@@ -44,20 +45,25 @@ def some(preflight: Preflight, *, flag: str = "", row: int | None = None, offset
     """
     if flag and flag not in FLAGS:
         raise invalid("flag", f"Use one of: {', '.join(FLAGS)}.")
-    found = [view for view in _read(preflight) if _fits(view, flag, row)]
-    return Slice([_view(view) for view in islice(found, offset, offset + limit)], len(found))
+    items: list[RowView] = []
+    total = 0
+    for line in _read(preflight):
+        if flag and f'"flag": "{flag}"'.encode() not in line[:LONGEST_HEAD]:
+            continue
+        if row is not None and not line.startswith(f'{{"row": {row},'.encode()):
+            continue
+        if offset <= total < offset + min(limit, MOST):
+            items.append(_view(json.loads(line)))
+        total += 1
+    return Slice(items, total)
 
 
-def _read(preflight: Preflight) -> Iterator[dict[str, Any]]:
+def _read(preflight: Preflight) -> Iterator[bytes]:
+    """Lines as the recipe wrote them: their number, length and finding come first."""
     if preflight.views is None:
         raise NotReady(f"This preflight is {preflight.state}; its rows can be looked at once it has succeeded.")
     with artifacts.open_file(preflight.views, VIEWS) as file:
-        for line in file:
-            yield json.loads(line)
-
-
-def _fits(view: dict[str, Any], flag: str, row: int | None) -> bool:
-    return (not flag or view["flag"] == flag) and (row is None or view["row"] == row)
+        yield from file
 
 
 def _view(view: dict[str, Any]) -> RowView:

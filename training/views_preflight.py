@@ -41,7 +41,7 @@ class PreflightForm(forms.Form):
 
     @property
     def length(self) -> int:
-        text = self.cleaned_data["max_seq_length"].strip() or str(DEFAULT_LENGTH)
+        text = self.cleaned_data.get("max_seq_length", "?").strip() or str(DEFAULT_LENGTH)
         if not text.isdecimal() or len(text) > 9:
             raise invalid("max_seq_length", "must be a whole number")
         return int(text)
@@ -74,7 +74,7 @@ class NewPreflight(WorkspacePage):
     def launch(self, form: PreflightForm) -> Preflight:
         chosen, workspace = form.cleaned_data, self.actor.workspace
         for name in ("dataset_version", "base"):
-            if not chosen[name]:
+            if not chosen.get(name):
                 raise invalid(name, "Choose one of the list.")
         data = found_at("dataset_version", lambda: find_data(chosen["dataset_version"], workspace=workspace))
         base = found_at("base", lambda: find_version(chosen["base"], workspace=workspace))

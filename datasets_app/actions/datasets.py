@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -150,10 +150,10 @@ def _discard_upload(version: DatasetVersion) -> None:
     upload, version.upload = version.upload, None
     version.save(update_fields=["upload"])
     if upload is not None:
-        _discard(upload)
+        discard(upload)
 
 
-def _discard(artifact: Artifact) -> None:
+def discard(artifact: Artifact) -> None:
     """Remove an artifact's row now and its files once that is committed."""
     Job.objects.filter(artifact=artifact).update(artifact=None)
     artifact.delete()
@@ -186,6 +186,15 @@ def edit(dataset: Dataset, *, by: Actor, name: str | None = None, description: s
     return dataset
 
 
+_LEAVING: list[Callable[[Dataset], None]] = []
+
+
+def before_delete(call: Callable[[Dataset], None]) -> None:
+    """Other apps remove what they know of a data set's rows, or raise Conflict, in the transaction that deletes it."""
+    if call not in _LEAVING:
+        _LEAVING.append(call)
+
+
 @transaction.atomic
 def delete(dataset: Dataset, *, by: Actor) -> None:
     """Remove a data set, its versions and their files. Raises Conflict while something uses or imports it."""
@@ -194,6 +203,8 @@ def delete(dataset: Dataset, *, by: Actor) -> None:
     busy = next((version for version in versions if version.is_importing), None)
     if busy is not None:
         raise Conflict(f"{dataset.name}:{busy.number} is being imported. Cancel its job first.")
+    for leave in _LEAVING:
+        leave(dataset)
     audit.record("dataset.deleted", dataset, by=by, digests=[version.digest for version in versions if version.digest])
     key = dataset.pk
     try:
@@ -206,7 +217,7 @@ def delete(dataset: Dataset, *, by: Actor) -> None:
     for version in versions:
         for artifact in (version.artifact, version.upload):
             if artifact is not None:
-                _discard(artifact)
+                discard(artifact)
     live.publish(f"workspace.{by.workspace.pk}", kind="dataset", id=str(key))
 
 

@@ -17,6 +17,8 @@ from project.jobs import doorbell, journal, outcomes, retries
 from project.jobs.models import DeviceSlot, Job, JobAttempt, JobState, Outcome
 from project.kernel.models import Artifact
 
+LONGEST = 4000  # characters of a reason
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -28,6 +30,12 @@ class Failure:
     field: str = ""
     lines: Sequence[str] = ()
     final: bool = False  # the same work, tried again, would end the same way
+
+    def __post_init__(self) -> None:
+        """Whatever an engine or a server said: no database takes a NUL, and nobody reads a book."""
+        for name in ("message", "hint", "field"):
+            object.__setattr__(self, name, getattr(self, name).replace("\x00", "")[:LONGEST])
+        object.__setattr__(self, "lines", [line.replace("\x00", "") for line in self.lines])
 
 
 @dataclass(frozen=True)

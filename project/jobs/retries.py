@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Max
 from pydantic import ValidationError
 
 from project.contracts.events import FailureClass
@@ -68,15 +69,26 @@ def _the_same(job: Job, failure: FailureClass, message: str) -> Again | Enough:
 
 def _in_vain(job: Job) -> list[JobAttempt]:
     """The failed tries before the present one, newest first, since the last that went further and saved that."""
-    saved = set(job.events.filter(type="checkpoint").order_by().values_list("attempt", flat=True))
+    further = _went_further(job)
     found: list[JobAttempt] = []
-    if job.attempt in saved:
+    if job.attempt in further:
         return found
     for attempt in job.attempts.filter(number__lt=job.attempt).order_by("-number"):
         if attempt.outcome not in _HARMLESS:
             found.append(attempt)
-        if attempt.number in saved:
+        if attempt.number in further:
             break
+    return found
+
+
+def _went_further(job: Job) -> set[int]:
+    """The tries that saved a step beyond every step that was saved before. One that saves the same again did not."""
+    furthest, found = -1, set()
+    saved = job.checkpoints.order_by().values_list("attempt").annotate(Max("step")).order_by("attempt")
+    for attempt, step in saved:
+        if step > furthest:
+            furthest = step
+            found.add(attempt)
     return found
 
 
@@ -96,5 +108,7 @@ def _smaller(job: Job, otherwise: Enough | None = None) -> Again | Enough:
         return Enough("It can't be divided into smaller steps.") if smaller else otherwise or Enough()
     before, after = params.model_dump(mode="json"), fewer.model_dump(mode="json")
     changed = {name: value for name, value in after.items() if value != before[name]}
+    if not changed:
+        return otherwise or Enough()
     note = ", ".join(f"{name} {value} instead of {before[name]}" for name, value in sorted(changed.items()))
     return Again(pause=0.0, adjusted=changed, note=note)

@@ -217,12 +217,13 @@ class Supervisor:
         """Read what the engine wrote; true when there was something."""
         if self._ingest.is_full:  # the database is away: what comes now stays in the file
             return False
+        before = self._reader.offset
         lines = self._reader.read()
         for line in lines:
             if isinstance(line.event, FINAL):
                 self._final = line.event
         self._ingest.take(lines)
-        return bool(lines)
+        return self._reader.offset > before
 
     def _stay_alive(self) -> None:
         """The heartbeat for the engine, the lease for the database, and what was said since."""
@@ -245,15 +246,17 @@ class Supervisor:
         return next((pause for age, pause in FLUSH if now - self._begun < age), SLOW_FLUSH)
 
     def _flush(self) -> None:
-        due = self._log_is_due(time.monotonic())
-        self._heed(self._ingest.flush(**(self._log_fields() if due else {})))
+        due, size = self._log_is_due(time.monotonic()), self._size_of_log()
+        job = self._ingest.flush(**(self._log_fields(size) if due else {}))
+        if due:  # and written
+            self._logged_at, self._log_size = time.monotonic(), size
+        self._heed(job)
 
     def _log_is_due(self, now: float) -> bool:
         return now - self._logged_at >= LOG_EVERY and self._size_of_log() != self._log_size
 
-    def _log_fields(self) -> dict[str, object]:
-        self._logged_at, self._log_size = time.monotonic(), self._size_of_log()
-        return {"log_bytes": self._log_size, "log_tail": log_tail(self._folder / "log.txt", LOG_BYTES)}
+    def _log_fields(self, size: int) -> dict[str, object]:
+        return {"log_bytes": size, "log_tail": log_tail(self._folder / "log.txt", LOG_BYTES)}
 
     def _size_of_log(self) -> int:
         with contextlib.suppress(OSError):
@@ -322,10 +325,12 @@ class Supervisor:
     # --- after
 
     def _read_the_rest(self) -> None:
-        while self._take_events():
+        while True:
             if self._ingest.is_full:
                 self._surely(self._flush)
-        self._logged_at = 0.0  # the end of the log is always kept
+            if not self._take_events():
+                break
+        self._logged_at, self._log_size = 0.0, -1  # the end of the log is always kept
         self._surely(self._flush)
 
     def _conclude(self, job: Job, ended: Ended, exit: Exit, *, host_was_full: bool) -> None:
@@ -354,8 +359,13 @@ class Supervisor:
 
     def _why_it_failed(self, said: Failed) -> Failure:
         lines = self._evidence()
-        if said.failure == FailureClass.HOST_MEMORY and self._limits.memory:
+        if self._device != "cpu" or not self._limits.memory:  # nothing was refused
+            return Failure(said.failure, said.message, said.hint, said.field, lines)
+        if said.failure == FailureClass.HOST_MEMORY:
             return replace(self._too_much("It asked for more of the host's memory than it may hold"), lines=lines)
+        if said.failure == FailureClass.DEVICE_MEMORY:  # what PyTorch says of memory it was refused
+            limit = f"The job's own limit is {self._limits.memory / 2**30:.1f} GiB."
+            return Failure(said.failure, f"{said.message} {limit}", said.hint, "memory_limit", lines)
         return Failure(said.failure, said.message, said.hint, said.field, lines)
 
     def _out_of_time(self) -> Failure:

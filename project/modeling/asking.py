@@ -4,6 +4,7 @@ https://platform.openai.com/docs/api-reference/chat/create
 """
 
 import email.utils
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -158,7 +159,8 @@ class Asking:
         return f": {words[:_EXCERPT]}" if words else "."
 
     def _clean(self, text: str) -> str:
-        token = self._endpoint.token.get_secret_value()
+        """Without the token, and without what no database takes."""
+        token, text = self._endpoint.token.get_secret_value(), text.replace("\x00", "")
         return text.replace(token, "…") if token else text
 
     def _reply(self, answer: Answer) -> Reply:
@@ -167,10 +169,9 @@ class Asking:
             choice = data["choices"][0]
             usage = data.get("usage") or {}
             text = choice["message"].get("content") or ""
-            return Reply(
-                str(text), str(choice.get("finish_reason") or "stop"), int(usage.get("completion_tokens") or 0)
-            )
-        except (OutgoingError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+            reason, tokens = str(choice.get("finish_reason") or "stop"), int(usage.get("completion_tokens") or 0)
+            return Reply(str(text).replace("\x00", ""), reason.replace("\x00", ""), tokens)
+        except (OutgoingError, KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError):
             raise EndpointError(
                 "Its answer is not OpenAI's.", hint="Is the address one of /v1?", status=answer.status
             ) from None
@@ -180,10 +181,11 @@ def _pause(answer: Answer) -> float | None:
     """Seconds that `Retry-After` asks for (RFC 9110, 10.2.3): a number or a date."""
     said = answer.headers.get("retry-after", "")
     try:
-        return max(float(said), 0.0)
+        seconds = float(said)
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
         return max(email.utils.parsedate_to_datetime(said).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -101,6 +101,8 @@ def is_public(address: Address) -> bool:
     address = _embedded(address)
     if any(address.version == network.version and address in network for network in _METADATA):
         return False
+    if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
+        return False
     return address.is_global and not (
         address.is_multicast or address.is_reserved or address.is_unspecified or address.is_link_local
     )
@@ -137,18 +139,22 @@ class Target:
 
 def read_url(url: str, allowed: AllowList) -> Target:
     """Check what can be checked without a network. Raises Refused in words for a form."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        raise Refused("This is no address. Write one that begins with https:// or http://.") from None
     try:
         port = parts.port
     except ValueError:
         raise Refused("The port is no number from 1 to 65535.") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not host:
         raise Refused("Write an address that begins with https:// or http://.")
     if parts.username is not None or parts.password is not None:
         raise Refused("Leave user name and password out of the address; give a token instead.")
     if len(url) > LONGEST_URL or not url.isprintable() or " " in url:
         raise Refused(f"Use at most {LONGEST_URL} characters, without blanks.")
-    target = Target(parts.scheme, _plain(parts.hostname), port or {"http": 80, "https": 443}[parts.scheme])
+    target = Target(parts.scheme, _plain(host), port or {"http": 80, "https": 443}[parts.scheme])
     if not allowed.names(target.host, target.port):
         try:
             address = ipaddress.ip_address(target.host)
@@ -334,7 +340,8 @@ class Outgoing:
         token = _deadline.set(time.monotonic() + seconds)
         timeout = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
         try:
-            with self._client.stream(method, url, headers=dict(headers or {}), json=json, timeout=timeout) as answer:
+            given = {**(headers or {}), "Accept-Encoding": "identity"}
+            with self._client.stream(method, url, headers=given, json=json, timeout=timeout) as answer:
                 return Answer(answer.status_code, dict(answer.headers), self._body(answer))
         except OutgoingError:
             raise
@@ -350,8 +357,11 @@ class Outgoing:
             _deadline.reset(token)
 
     def _body(self, answer: httpx.Response) -> bytes:
+        """As it was sent: a packed answer, which nobody asked for, may unpack to more than any memory holds."""
+        if answer.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            raise OutgoingError("The answer is packed, although it was asked for plainly.")
         body = bytearray()
-        for piece in answer.iter_bytes():
+        for piece in answer.iter_raw():
             body += piece
             if len(body) > self._most_bytes:
                 raise OutgoingError(f"The answer has more than {self._most_bytes:,} bytes.")

@@ -4,7 +4,8 @@ from typing import Any
 
 from django.db import transaction
 
-from datasets_app.models import DatasetVersion
+from datasets_app.actions import datasets
+from datasets_app.models import Dataset, DatasetVersion
 from project.jobs.actions import jobs
 from project.jobs.models import Job, JobState
 from project.kernel import access, audit, edges
@@ -78,15 +79,30 @@ def finished(job: Job, result: dict[str, Any], artifact: Artifact | None) -> dic
     """Outcome handler: keep the counts and the rows to look at, in the transaction that lets the job succeed."""
     if artifact is None:
         raise Conflict("The preflight produced nothing.")
-    found = Preflight.objects.select_related("data_version", "base_version").get(job=job)
+    found = Preflight.objects.select_related("data_version", "base_version").filter(job=job).first()
+    if found is None:
+        raise Conflict("Its data set or its model has been deleted.")
     found.result, found.views = result, artifact
     found.save(update_fields=["result", "views"])
     return {"preflight": str(found.pk), "lost_rows": found.lost_rows, "learned_share": round(found.learned_share, 4)}
 
 
+def forget(dataset: Dataset) -> None:
+    """Its rows leave with it. Raises Conflict while one of its versions is being looked at."""
+    for found in preflights_with_all().filter(data_version__dataset=dataset):
+        if not found.job.is_terminal:
+            raise Conflict(f"{found.data_version} is being looked at. Cancel the job '{found.job.title}' first.")
+        views, found.views = found.views, None
+        found.delete()
+        if views is not None:
+            datasets.discard(views)
+
+
 def retried(old: Job, new: Job) -> None:
     """Outcome handler: a person's retry is a preflight of its own."""
-    found = Preflight.objects.get(job=old)
+    found = Preflight.objects.filter(job=old).first()
+    if found is None:
+        raise Conflict("Its data set or its model has been deleted.")
     again = Preflight.objects.create(
         workspace=found.workspace,
         created_by=new.created_by,

@@ -166,8 +166,9 @@ def test_what_does_not_fit_into_the_memory_limit_is_divided(cast: Cast, monkeypa
 
 
 def test_more_memory_than_allowed_ends_it(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes together, of which neither is refused anything."""
+    """Two processes together, on a host where nobody can be refused anything."""
     monkeypatch.setattr("project.jobs.supervisor.LOOK", 0.2)
+    monkeypatch.setattr("project.jobs.memory.allow", lambda *_: None)
     params = {"hold": 150 * MIB, "processes": 2, "fits": 99, "batch_size": 1}
     job = run_to_end(launch(cast, recipe="eats", params=params, memory_limit=256 * MIB))
     assert (job.state, job.failure_class, job.failure_field) == ("failed", "host_memory", "memory_limit")

@@ -7,16 +7,21 @@ MOST_BYTES, and what was used longest ago goes first.
 import hashlib
 import json
 import os
+import sys
 import zipfile
 from contextlib import suppress
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from project.contracts import chat
 from project.contracts import rows as contract
 from project.contracts.runs import RunContext
 from project.modeling import render
 from project.modeling.data import content_digest, iter_rows
 from project.modeling.render import Rendered
+from training.engine.components import rows as components
 from training.engine.components.rows import TokenRows, tokenise
 
 if TYPE_CHECKING:
@@ -35,9 +40,10 @@ def token_rows(data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int
         return found
     found = tokenise(iter_rows(data), tokenizer, max_length, ctx)
     if entry:
-        with suppress(OSError):  # a full disk: the next run renders again
-            _store(entry, found)
+        with suppress(OSError, MemoryError):  # then the next run renders again
+            entry.parent.mkdir(parents=True, exist_ok=True)
             _make_room(entry.parent)
+            _store(entry, found)
     return found
 
 
@@ -46,6 +52,8 @@ def _entry(data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int, ct
     digest = content_digest(data)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if ctx.spec.cache is None or digest is None or backend is None:
+        return None
+    if "strftime_now" in str(tokenizer.chat_template):  # it writes today's date
         return None
     import tokenizers
     import transformers
@@ -56,8 +64,8 @@ def _entry(data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int, ct
         "template": tokenizer.chat_template,
         "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
         "max_length": max_length,
-        "libraries": [transformers.__version__, tokenizers.__version__],
-        "code": [_source(module) for module in (render, contract)],
+        "libraries": [transformers.__version__, tokenizers.__version__, version("jinja2")],
+        "code": [_source(module) for module in (render, chat, contract, components, sys.modules[__name__])],
     }
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Path(ctx.spec.cache) / "tokens" / f"{name}.npz"
@@ -70,14 +78,13 @@ def _source(module: Any) -> str:
 def _store(entry: Path, found: TokenRows) -> None:
     import numpy as np
 
-    entry.parent.mkdir(parents=True, exist_ok=True)
     partial = entry.with_suffix(f".{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             np.savez(
                 file,
-                ids=np.array([token for row in found.rows for token in row.ids], dtype=np.int32),
-                mask=np.array([learned for row in found.rows for learned in row.mask], dtype=np.uint8),
+                ids=np.fromiter(chain.from_iterable(row.ids for row in found.rows), dtype=np.int32),
+                mask=np.fromiter(chain.from_iterable(row.mask for row in found.rows), dtype=np.uint8),
                 lengths=np.array([len(row.ids) for row in found.rows], dtype=np.int64),
                 dropped=np.array([row.dropped for row in found.rows], dtype=np.int64),
                 numbers=np.array(found.numbers, dtype=np.int64),
@@ -96,12 +103,14 @@ def _load(entry: Path) -> TokenRows | None:
     try:
         with np.load(entry, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}
+    except (OSError, MemoryError):  # not there, or not to be read now
+        return None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        with suppress(OSError):
+            entry.unlink(missing_ok=True)
+        return None
+    with suppress(OSError):  # somebody else's file
         os.utime(entry)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        entry.unlink(missing_ok=True)
-        return None
     ids, mask, rows, start = found["ids"], found["mask"], [], 0
     for length, dropped in zip(found["lengths"].tolist(), found["dropped"].tolist(), strict=True):
         end = start + length
@@ -119,8 +128,9 @@ def _make_room(folder: Path) -> None:
             facts = path.stat()
             entries.append((facts.st_mtime, facts.st_size, path))
     held = sum(size for _, size, _ in entries)
-    for _, size, path in sorted(entries)[:-1]:  # the newest stays, whatever its size
+    for _, size, path in sorted(entries):
         if held <= MOST_BYTES:
             return
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         held -= size
