@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2 # tests wait for processes most of the time: two at once take half as long, also on two cores
 
 .PHONY: help setup start demo test test-fast test-services soak bench lint lock clean
 .DELETE_ON_ERROR:
@@ -27,10 +28,10 @@ demo: $(STAMP) ## the whole path on this machine: data, fine-tune, evaluate, pro
 	$(BIN)/python manage.py demo $(DEMO)
 
 test: $(STAMP) ## everything, on SQLite and on real PostgreSQL and Redis
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 test-fast: $(STAMP) ## what takes less than five minutes
-	$(BIN)/python -m pytest -m "not full" $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not full" $(PYTEST)
 
 soak: $(STAMP) ## random faults on real PostgreSQL and Redis; SECONDS=1800 SEED=7
 	$(BIN)/python -m project.jobs.tests.soak --seconds $(or $(SECONDS),1800) $(if $(SEED),--seed $(SEED))
