@@ -29,14 +29,16 @@ Change = Callable[[str], str]
 
 
 def with_row(entry: Entry, row: Row) -> Entry:
-    """The entry with another row. Raises BadRow for half a character."""
+    """The entry with another row, which remembers its first hash. Raises BadRow for half a character."""
     if row == entry.row:
         return entry
     try:
         data = row_bytes(row)
     except UnicodeEncodeError:
         raise BadRow("it would hold half a character.") from None
-    return entry._replace(row=row, texts=None, data=data.decode(), hash=hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data).hexdigest()
+    first = entry.origin or entry.hash
+    return entry._replace(row=row, texts=None, data=data.decode(), hash=digest, origin=first)
 
 
 def with_meta(entry: Entry, meta: Mapping[str, Any]) -> Entry:
@@ -55,12 +57,17 @@ def synthetic(entry: Entry, origin: Entry, by: str) -> Entry:
 
 
 def origin_of(entry: Entry) -> str:
-    """The hash of the row that a synthetic row was made from; of any other row, and where it is unknown, its own."""
+    """The hash of the row that a synthetic row was made from; of any other row its own, before steps changed it."""
+    return made_from(entry) or entry.origin or entry.hash
+
+
+def made_from(entry: Entry) -> str:
+    """The hash of the row that a synthetic row was made from; empty for any other row, and where it is unknown."""
     if f'"{SYNTHETIC}"' not in entry.meta:
-        return entry.hash
+        return ""
     mark = meta_of(entry).get(SYNTHETIC)
     origin = mark.get("of") if isinstance(mark, dict) else None
-    return origin if isinstance(origin, str) and origin else entry.hash
+    return origin if isinstance(origin, str) else ""
 
 
 # --- the texts of a row

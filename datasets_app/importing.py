@@ -58,7 +58,7 @@ class Entry:
     does, and a million rows are passed on. An entry never changes; `_replace` makes another one.
     """
 
-    __slots__ = ("_row", "_texts", "_value", "as_text", "data", "hash", "left_out", "line", "meta", "number")
+    __slots__ = ("_row", "_texts", "_value", "as_text", "data", "hash", "left_out", "line", "meta", "number", "origin")
 
     def __init__(
         self,
@@ -72,10 +72,12 @@ class Entry:
         as_text: tuple[str, ...] = (),
         value: Mapping[str, Any] | None = None,
         left_out: tuple[str, ...] = (),
+        origin: str = "",
     ) -> None:
         self.number, self.line, self.data, self.meta, self.hash = number, line, data, meta, hash
         self.as_text = as_text  # columns whose numbers were taken as texts
         self.left_out = left_out  # what messages say besides, which no row keeps
+        self.origin = origin  # the hash before a step first changed the row; empty for a row that none changed
         self._row, self._texts, self._value = row, texts, value
 
     @property
@@ -103,7 +105,8 @@ class Entry:
 
     def _replace(self, **changes: Any) -> "Entry":
         """This entry with other values. Who changes `data` gives `row` and `texts` too, or None for both."""
-        kept = {name: getattr(self, name) for name in ("number", "line", "data", "meta", "hash", "as_text", "left_out")}
+        same = ("number", "line", "data", "meta", "hash", "as_text", "left_out", "origin")
+        kept = {name: getattr(self, name) for name in same}
         if not {"data", "row"} & changes.keys():
             kept |= {"row": self._row, "texts": self._texts, "value": self._value}
         return Entry(**({"row": None, "texts": None} | kept | changes))

@@ -254,8 +254,11 @@ class StepContext:
 
     @property
     def held_out(self) -> bool:
-        """Is it a part of the split that models are measured on? Such a part gets no synthetic rows."""
-        return bool(self.part) and self.part != self.parts[0]
+        """Are these rows a part that models are measured on? Such a part gets no synthetic rows.
+
+        Before the split no rows are: what comes to it is the same for every part, or the parts would overlap.
+        """
+        return bool(self.part and self.parts) and self.part != self.parts[0]
 
     def seed(self, own: int | None) -> str:
         """What chance starts from: the step's own seed, else the preparation's and the place of the step."""
@@ -351,7 +354,9 @@ class Spill:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = zstandard.ZstdCompressor(level=1).stream_writer(self._path.open("wb"), closefd=True)
         # JSON has no line ends and no tabs but escaped ones.
-        self._file.write(f"{entry.number}\t{entry.line}\t{entry.hash}\t{entry.data}\t{entry.meta}\n".encode())
+        self._file.write(
+            f"{entry.number}\t{entry.line}\t{entry.hash}\t{entry.origin}\t{entry.data}\t{entry.meta}\n".encode()
+        )
         self.count += 1
 
     def close(self) -> None:
@@ -379,8 +384,8 @@ class Spill:
 
 
 def _entry(line: str) -> Entry:
-    number, file_line, digest, data, meta = line.rstrip("\n").split("\t")
-    return Entry(int(number), int(file_line), None, None, data, meta, digest)
+    number, file_line, digest, origin, data, meta = line.rstrip("\n").split("\t")
+    return Entry(int(number), int(file_line), None, None, data, meta, digest, origin=origin)
 
 
 def spilled(rows: Iterable[Entry], ctx: StepContext, see: Callable[[Entry], None] = lambda entry: None) -> Spill:
@@ -434,10 +439,10 @@ class Preparation:
                 folder=folder,
                 others=others or _no_others,
                 observer=observer,
-                parts=parts_of(steps),
+                parts=parts_of(steps[:place]),
                 few=few,
             )
-            for step in steps
+            for place, step in enumerate(steps)
         ]
 
     @property

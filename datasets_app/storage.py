@@ -11,6 +11,7 @@ beside them what rows are filtered and sorted by without parsing JSON:
 | `answer` | the first 200 characters of the last text the model learns: the label, in a data set of labels |
 | `given_key` | 64 bits of what is asked, without regard to capitals and blanks: the same question has the same |
 | `synthetic` | a model or a machine wrote it: `meta` has `synthetic` |
+| `origin` | its hash before a preparation step first changed it, which copies of it name; empty where none did |
 
 Files of before these columns existed stay readable.
 """
@@ -33,6 +34,7 @@ ANSWER = 200  # characters
 SYNTHETIC = "synthetic"  # the key in `meta` of a row that a model or a machine wrote
 _GROUP_BYTES = 32 * 1024**2  # a row group is also closed by size: rows of megabytes exist
 _NUMBERS = {"number": "q", "characters": "q", "learned_characters": "q", "turns": "i", "given_key": "q"}
+_ENTRY = ("row", "meta", "hash")
 _STATISTICS = ["number", "characters", "learned_characters", "turns"]
 
 
@@ -63,7 +65,7 @@ class RowsFile:
         self._begin_group()
 
     def _begin_group(self) -> None:
-        self._texts: dict[str, list[bytes]] = {"row": [], "meta": [], "hash": [], "answer": []}
+        self._texts: dict[str, list[bytes]] = {"row": [], "meta": [], "hash": [], "answer": [], "origin": []}
         self._numbers = {name: array(code) for name, code in _NUMBERS.items()}
         self._synthetic: list[bool] = []
         self._bytes = 0
@@ -79,6 +81,7 @@ class RowsFile:
                 *((name, kinds[code]) for name, code in _NUMBERS.items()),
                 ("answer", pa.string()),
                 ("synthetic", pa.bool_()),
+                ("origin", pa.string()),
             ]
         )
         self._writer = pq.ParquetWriter(
@@ -95,7 +98,8 @@ class RowsFile:
         self._meta_digest.update(hashlib.sha256(meta).digest())
         self.synthetic_rows += synthetic
         self._synthetic.append(synthetic)
-        for name, text in (("row", row), ("meta", meta), ("hash", entry.hash.encode()), ("answer", answer.encode())):
+        short = (text.encode() for text in (entry.hash, answer, entry.origin))
+        for name, text in zip(("row", "meta", "hash", "answer", "origin"), (row, meta, *short), strict=True):
             self._texts[name].append(text)
         numbers = (self.rows, total, learned, len(entry.texts), given_key(entry.texts))
         for name, number in zip(_NUMBERS, numbers, strict=True):
@@ -211,15 +215,16 @@ def entries(folder: Path, start: int = 0) -> Iterator[Entry]:
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
             if first + size > start:
-                table = file.read_row_group(group, columns=["row", "meta", "hash"])
+                table = file.read_row_group(group, columns=[*_ENTRY, *({"origin"} & {*file.schema_arrow.names})])
                 yield from _entries(table, first, max(start - first, 0))
             first += size
 
 
 def _entries(table: Any, first: int, skip: int) -> Iterator[Entry]:
-    columns = (table.column(name).to_pylist()[skip:] for name in ("row", "meta", "hash"))
-    for number, (data, meta, digest) in enumerate(zip(*columns, strict=True), first + skip + 1):
-        yield Entry(number, 0, None, None, data, meta, digest)
+    columns = [table.column(name).to_pylist()[skip:] for name in _ENTRY]
+    origins = table.column("origin").to_pylist()[skip:] if "origin" in table.column_names else [""] * len(columns[0])
+    for number, (data, meta, digest, origin) in enumerate(zip(*columns, origins, strict=True), first + skip + 1):
+        yield Entry(number, 0, None, None, data, meta, digest, origin=origin)
 
 
 def count(folder: Path) -> int:

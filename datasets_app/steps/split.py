@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from datasets_app.editing import meta_of, origin_of, text_of
+from datasets_app.editing import made_from, meta_of, origin_of, text_of
 from datasets_app.importing import Entry
 from datasets_app.preparing import StepContext, StepParams, key, seed_field, spilled
 from datasets_app.shapes import listed
@@ -82,18 +82,19 @@ def parts(params: Params) -> list[str]:
 
 
 def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Entry]:
-    """Memory: about 40 bytes per row, and the different labels or groups; the rows wait on disk.
+    """Memory: about 100 bytes per row, and the different labels or groups; the rows wait on disk.
 
-    Synthetic rows go where the row went that they were made from, if that is the first part, else nowhere.
+    A synthetic row goes where the row went that it was made from, if that is the first part, else nowhere. Where what
+    it was made from is no row here (a document), it is a row like any other, beside those made from the same.
     """
     seed = ctx.seed(params.seed)
     rule = _RULES[params.by](params, ctx, seed)
     spill = spilled(rows, ctx, rule.see)
-    part_of = rule.decide()
+    part_of, follows = rule.judge()
     names = list(params.parts)
     for place, entry in enumerate(spill.read()):
         part = names[part_of[place]]
-        if rule.machine_made[place] and part != names[0]:
+        if follows[place] and part != names[0]:
             ctx.dropped(entry, "it was made from a held-out row")
             continue
         ctx.assigned(entry, part)
@@ -105,31 +106,59 @@ def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Ent
 
 
 class _Rule:
-    """Sees every row once, then says for each place the number of its part."""
+    """Sees every row once, then says for each place the number of its part.
+
+    Rows that are equal now, or of one origin, are a family: `family` has the number of each row's, `keys` its random
+    key, the same for all of a family. `follows` are the copies of rows that are here.
+    """
 
     def __init__(self, params: Params, ctx: StepContext, seed: str) -> None:
         self.params, self.ctx, self.seed = params, ctx, seed
         # Where one part ends and the next begins, as shares of all rows: [0.9] for 0.9 and 0.1.
         self.ends = list(accumulate(params.parts.values()))[:-1]
-        self.machine_made = array("B")
-        self.keys = array("Q")
+        self._made = array("B")
+        self._own, self._origins = array("Q"), array("Q")
+        self.family: Any = None
+        self.keys: Any = None
+        self.follows: Any = None
 
     def see(self, entry: Entry) -> None:
-        origin = origin_of(entry)
-        self.machine_made.append(origin != entry.hash)
-        self.keys.append(key(self.seed, origin))
+        self._made.append(bool(made_from(entry)))
+        self._own.append(key(self.seed, entry.hash))
+        self._origins.append(key(self.seed, origin_of(entry)))
         self.look(entry)
 
     def look(self, entry: Entry) -> None: ...
+
+    def judge(self) -> tuple[Sequence[int], Sequence[int]]:
+        """For each place the number of its part, and whether the row is the copy of another one here."""
+        import numpy as np
+
+        if not self._own:
+            return [], []
+        own, origins = (np.frombuffer(keys, dtype=np.uint64) for keys in (self._own, self._origins))
+        made = np.frombuffer(self._made, dtype=np.bool_)
+        self.family, self.keys = families(own, origins)
+        count = int(self.family.max()) + 1
+        has_own = np.zeros(count, dtype=np.bool_)
+        has_own[self.family[~made]] = True
+        self.follows = made & has_own[self.family]
+        parts = np.array(self.decide(), dtype=np.uint8)
+        # By time or group a row may be in two parts: its copies go with the one that is held out.
+        last = np.zeros(count, dtype=np.uint8)
+        np.maximum.at(last, self.family[~made], parts[~made])
+        parts[self.follows] = last[self.family[self.follows]]
+        return array("B", parts.tobytes()), array("B", self.follows.tobytes())
 
     def decide(self) -> Sequence[int]:
         return self.cut(range(len(self.keys)))
 
     def cut(self, places: Sequence[int]) -> "array[int]":
-        """The parts of the rows at `places` by their keys: exactly the shares, but equal keys stay together."""
-        values = sorted(self.keys[place] for place in places if not self.machine_made[place])
+        """The parts of the rows at `places` by their keys: the shares, exactly but that equal keys stay together."""
+        keys = [int(self.keys[place]) for place in places]
+        values = sorted(value for place, value in zip(places, keys, strict=True) if not self.follows[place])
         borders = [_border(values, end) for end in self.ends]
-        return array("B", (bisect_right(borders, self.keys[place]) for place in places))
+        return array("B", (bisect_right(borders, value) for value in keys))
 
     def column(self, entry: Entry) -> Any:
         """Raises what ends the run when the row has no such column."""
@@ -144,9 +173,41 @@ class _Rule:
 
 
 def _border(values: Sequence[Any], end: float) -> Any:
-    """The first value behind the border; something larger than all where everything is before it."""
+    """The first value behind the border; something larger than all where everything is before it.
+
+    Equal values that the border would part go to the side where more of them are, but no side is left empty by it.
+    """
     place = int(end * len(values) + 0.5)
+    if place >= len(values):
+        return 2**64
+    first, after = bisect_left(values, values[place]), bisect_right(values, values[place])
+    if first < place and (not first or (place - first > after - place and after < len(values))):
+        place = after
     return values[place] if place < len(values) else 2**64
+
+
+def families(own: Any, origins: Any) -> tuple[Any, Any]:
+    """The number of each row's family, and a key that all of it share: the origin of its first row.
+
+    Two rows are of one family when they have a key in common, or both have one in common with a third. `own` and
+    `origins` are two keys per row (uint64).
+    """
+    import numpy as np
+
+    known, places = np.unique(np.concatenate([own, origins]), return_inverse=True)
+    mine, from_ = places.reshape(2, -1)
+    leader = np.arange(len(known))  # of each key: a smaller one of its family, in the end the smallest
+    while True:
+        least = np.minimum(leader[mine], leader[from_])
+        before = leader.copy()
+        for side in (mine, from_):
+            np.minimum.at(leader, before[side], least)
+            np.minimum.at(leader, side, least)
+        leader = leader[leader]
+        if np.array_equal(leader, before):
+            break
+    _, first, family = np.unique(leader[mine], return_index=True, return_inverse=True)
+    return family.reshape(-1), origins[first][family.reshape(-1)]
 
 
 class _Stratified(_Rule):
@@ -162,14 +223,13 @@ class _Stratified(_Rule):
     def decide(self) -> Sequence[int]:
         import numpy as np
 
-        labels = np.frombuffer(self.label_of, dtype=np.uint32)
-        if not len(labels):
-            return []
-        alone = int((np.bincount(labels) == 1).sum())
-        if alone > max(len(labels) * _MOST_ALONE, 1) and not self.ctx.few:
+        labels = self._of_families()
+        counted = labels[~self.follows]
+        alone = int((np.bincount(counted) == 1).sum())
+        if alone > max(len(counted) * _MOST_ALONE, 1) and not self.ctx.few:
             what = f"the column '{self.params.column}'" if self.params.column else "the answer"
             self.ctx.fail(
-                f"{alone:,} of {len(labels):,} rows have {what} to themselves; there is nothing to share out evenly.",
+                f"{alone:,} of {len(counted):,} rows have {what} to themselves; there is nothing to share out evenly.",
                 field="column" if self.params.column else "by",
                 hint="Use by: random, or name a column with labels that occur more often.",
             )
@@ -178,6 +238,14 @@ class _Stratified(_Rule):
         for places in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
             parts[places] = self.cut([int(place) for place in places])
         return array("B", parts.tobytes())
+
+    def _of_families(self) -> Any:
+        """The label of each row's family: that of its first row which is no copy."""
+        import numpy as np
+
+        labels = np.frombuffer(self.label_of, dtype=np.uint32)
+        found, first = np.unique(self.family[~self.follows], return_index=True)  # every family has such a row
+        return labels[~self.follows][first][np.searchsorted(found, self.family)]
 
 
 class _Group(_Rule):
@@ -225,7 +293,7 @@ class _Time(_Rule):
         self.times.append(moment)
 
     def decide(self) -> Sequence[int]:
-        values = sorted(self.times)
+        values = sorted(moment for moment, follows in zip(self.times, self.follows, strict=True) if not follows)
         borders = [values[min(int(end * len(values) + 0.5), len(values) - 1)] for end in self.ends] if values else []
         return array("B", (bisect_right(borders, moment) for moment in self.times))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from datasets_app.editing import text_of
+from datasets_app.editing import origin_of, text_of
 from datasets_app.importing import Entry
 from datasets_app.preparing import chance
 from datasets_app.synthesis.quality import Alike, is_grounded
@@ -144,7 +144,9 @@ class Documents:
         grounded: float,
     ) -> None:
         self._pairs, self._instructions, self._seed, self._grounded = pairs, instructions, seed, grounded
-        pieces = ((piece, row.hash, row.number) for row in rows for piece in pieces_of(text_of(row, "all"), characters))
+        pieces = (
+            (piece, origin_of(row), row.number) for row in rows for piece in pieces_of(text_of(row, "all"), characters)
+        )
         self._pieces = _some(pieces, chance(f"{seed}", "documents"))
         self._alike = Alike(similarity)
         if not self._pieces:

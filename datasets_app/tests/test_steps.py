@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from datasets_app.editing import meta_of
 from datasets_app.importing import Entry, texts
 from datasets_app.preparing import STEPS, Observer, Preparation, Step, StepError, StepErrors, parse
+from datasets_app.storage import FILE, RowsFile, entries
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.rows import ROW, row_bytes, row_hash
 from project.contracts.runs import UserError
@@ -493,6 +494,69 @@ def test_synthetic_rows_never_reach_what_is_held_out(tmp_path: Path) -> None:
     late = [steps[1], steps[0]]
     assert len(prepare(numbered(200), *late, folder=tmp_path, part="test")[0]) == 60
     assert len(prepare(numbered(200), *late, folder=tmp_path, part="train")[0]) > 240
+
+
+TRAIN_TEST = {"train": 0.7, "test": 0.3}
+
+
+def typed_twice(count: int) -> list[Entry]:
+    return pairs(*((f"Where is MY card number {n}", f"LABEL {n % 4}") for n in range(count)))
+
+
+@pytest.mark.parametrize("by", ["random", "stratified"])
+@pytest.mark.parametrize("change", [{"type": "lowercase"}, {"type": "truncate", "characters": 12, "cut": "start"}])
+def test_copies_stay_beside_rows_that_were_changed_after_them(by: str, change: Any, tmp_path: Path) -> None:
+    """Also over versions: the first hash is stored. The number in the prompt says which rows belong together."""
+    noise = {"type": "typos", "rate": 0.5, "part": "answer"}  # the copies have labels of their own
+    first, _ = prepare(typed_twice(200), noise, folder=tmp_path)
+    with RowsFile(tmp_path / FILE) as file:
+        for made in prepare(first, change, folder=tmp_path)[0]:
+            file.add(made)
+    steps = [{"type": "shuffle"}, {"type": "split", "parts": TRAIN_TEST, "by": by}]
+    parts = {part: prepare(entries(tmp_path), *steps, folder=tmp_path, part=part)[0] for part in TRAIN_TEST}
+    (tmp_path / FILE).unlink()
+    copies = [row for row in parts["train"] if meta_of(row)]
+    held_out = {prompt for prompt, _ in of(parts["test"])}
+    assert len(parts["test"]) == 60 and len(copies) > 100 and not any(meta_of(row) for row in parts["test"])
+    assert not {prompt for prompt, _ in of(copies)} & held_out
+
+
+def test_rows_that_became_equal_stay_together_with_their_copies(tmp_path: Path) -> None:
+    rows = pairs(*((case(f"question {n}"), "a") for n in range(100) for case in (str.lower, str.upper, str.title)))
+    steps = [{"type": "typos", "rate": 0.4, "part": "answer"}, {"type": "replace", "find": "a", "replacement": "b"}]
+    made, _ = prepare(rows, *steps, {"type": "lowercase", "part": "prompt"}, folder=tmp_path)
+    parts = split(made, {"parts": TRAIN_TEST}, tmp_path)
+    questions = [{prompt for prompt, _ in of(part)} for part in parts.values()]
+    assert not questions[0] & questions[1] and len(parts["test"]) == 90
+
+
+def test_rows_made_from_documents_are_divided_by_document(tmp_path: Path) -> None:
+    rows = [
+        row._replace(meta=json.dumps({"synthetic": {"by": "documents", "of": f"{number % 10:064}"}}))
+        for number, row in enumerate(numbered(300))
+    ]
+    parts = split(rows, {}, tmp_path)
+    documents = [{meta_of(row)["synthetic"]["of"] for row in part} for part in parts.values()]
+    assert [len(part) for part in parts.values()] == [270, 30] and not documents[0] & documents[1]
+    _, preparation = prepare(rows, {"type": "split"}, folder=tmp_path, part="train")
+    assert preparation.tallies[0].why == {"it goes to test": 30}
+    two = split([row for number, row in enumerate(rows) if number % 10 < 2], {}, tmp_path)
+    assert [len(part) for part in two.values()] == [30, 30]
+    one = split([row for number, row in enumerate(rows) if number % 10 < 1], {}, tmp_path)
+    assert [len(part) for part in one.values()] == [30, 0]
+
+
+@pytest.mark.parametrize("by", ["group", "time"])
+def test_copies_of_held_out_rows_are_left_out_whatever_column_they_have(by: str, tmp_path: Path) -> None:
+    rows = numbered(20, at=lambda n: n)
+    copies = [
+        row._replace(hash=f"{number:064x}", meta=json.dumps({"at": 0, "synthetic": {"by": "typos", "of": row.hash}}))
+        for number, row in enumerate(rows)
+    ]
+    parts = split([*rows, *copies], {"by": by, "column": "at", "parts": {"train": 0.5, "test": 0.5}}, tmp_path)
+    kept = {meta_of(row)["synthetic"]["of"] for row in parts["train"] if "synthetic" in meta_of(row)}
+    assert kept == {row.hash for row in parts["train"] if "synthetic" not in meta_of(row)} and kept
+    assert parts["test"] and not any("synthetic" in meta_of(row) for row in parts["test"])
 
 
 # --- other kinds
