@@ -2,8 +2,10 @@
 
 import datetime
 import gzip
+import io
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pytest
 import zstandard
 
+from datasets_app.formats import _arrow_sizes
 from datasets_app.formats import _strict_json as strict_json
 from datasets_app.formats import json as json_format
 from datasets_app.importing import Importing, Options, texts
@@ -357,6 +360,68 @@ def test_arrow_files_and_streams(tmp_path: Path, new: str) -> None:
     with make(str(path), table.schema) as writer:
         writer.write_table(table)
     assert [json.loads(row.data)["completion"] for row in imported(path)] == ["c", "d"]
+
+
+def arrow(table: pa.Table, form: str, packing: str | None = None) -> bytes:
+    out = io.BytesIO()
+    make = pa.ipc.new_file if form == "file" else pa.ipc.new_stream
+    with make(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=packing)) as writer:
+        writer.write_table(table, max_chunksize=300)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+@pytest.mark.parametrize("packing", [None, "lz4", "zstd"])
+def test_packed_arrow_is_read_batch_after_batch(tmp_path: Path, form: str, packing: str | None) -> None:
+    completions = [f"answer {number % 7} " * 20 for number in range(1000)]
+    columns = {"prompt": [f"q {number}" for number in range(1000)], "n": list(range(1000))}
+    table = pa.table({**columns, "completion": pa.array(completions).dictionary_encode()})
+    path = write(tmp_path, "rows.arrow", arrow(table, form, packing))
+    assert [json.loads(row.data)["completion"] for row in imported(path)] == completions
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+@pytest.mark.parametrize("packing", ["lz4", "zstd"])
+@pytest.mark.parametrize("dictionary", [False, True], ids=["plain", "dictionary"])
+def test_an_arrow_bomb_is_refused_before_it_is_unpacked(
+    tmp_path: Path, form: str, packing: str, dictionary: bool
+) -> None:
+    texts = pa.array(["x" * 10_000_000])
+    table = pa.table({"text": texts.dictionary_encode() if dictionary else texts})
+    path = write(tmp_path, "rows.arrow", arrow(table, form, packing))
+    assert path.stat().st_size < 100_000
+    before = pa.total_allocated_bytes()
+    pool = pa.default_memory_pool()
+    with pytest.raises(UserError, match="unpacks to more than 5,000,000 bytes") as caught:
+        imported(path, limits=Limits(line_bytes=2**30, unpacked_bytes=5_000_000))
+    assert "_add" in [entry.name for entry in caught.traceback]  # judged by its header
+    assert pool.bytes_allocated() <= before
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_a_batch_that_is_nothing_but_padding_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    path = write(tmp_path, "rows.arrow", arrow(pa.table({"text": ["x" * 2_000_000]}), form, "zstd"))
+    assert len(imported(path)) == 1
+    monkeypatch.setattr(_arrow_sizes, "_AT_ONCE", 1_000_000)
+    with pytest.raises(UserError, match="at most 1,000,000 are taken at once"):
+        imported(path)
+    monkeypatch.setattr(_arrow_sizes, "_SUSPICIOUS", 1_000_000)
+    with pytest.raises(UserError, match="which no data does"):
+        imported(path)
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_damaged_arrow_is_refused_whatever_byte_it_is(tmp_path: Path, form: str) -> None:
+    content = arrow(pa.table({"text": ["a", "b"]}), form, "zstd")
+    for position in range(8, len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        with suppress(UserError):
+            imported(write(tmp_path, "rows.arrow", bytes(damaged)))
+    with pytest.raises(UserError, match="damaged Arrow file"):
+        imported(write(tmp_path, "rows.arrow", content[: len(content) * 3 // 4]))
 
 
 def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
