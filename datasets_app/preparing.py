@@ -12,6 +12,7 @@ gives the first keeps them on disk (`ctx.spill()`). It may also have
 import hashlib
 import json
 import random
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ from project.contracts.runs import UserError
 MOST_STEPS = 50
 _LOOK_EVERY = 256  # rows between two looks at the stop flag
 _LONGEST_VALUE = 200_000  # characters of a list of steps as JSON
+_NUL_OR_HALF = re.compile("[\0\ud800-\udfff]")
+_UNSTORABLE = "It holds the character NUL (U+0000) or half a character, which can't be stored."
 
 
 class StepParams(BaseModel):
@@ -165,6 +168,8 @@ def _step(number: int, given: Any) -> Step:
     if not isinstance(given, dict) or not isinstance(given.get("type"), str):
         raise StepErrors([StepError(number, "", 'Write an object with a type, like {"type": "drop_duplicates"}.')])
     params = {name: value for name, value in given.items() if name != "type"}
+    if wrong := [name for name, value in params.items() if _unstorable(name) or _unstorable(value)]:
+        raise StepErrors([StepError(number, given["type"][:40], _UNSTORABLE, field=_said(wrong[0]))])
     alias = _aliases().get(given["type"])
     type_ = alias["type"] if alias else given["type"]
     try:
@@ -177,6 +182,19 @@ def _step(number: int, given: Any) -> Step:
         return Step(number, plugin, plugin.Params.model_validate(params))
     except ValidationError as error:
         raise StepErrors([_field_error(number, plugin, problem) for problem in error.errors()]) from None
+
+
+def _unstorable(value: Any) -> bool:
+    """Does a text in it hold what PostgreSQL keeps in no JSON: the character NUL, or half a character?"""
+    if isinstance(value, str):
+        return _NUL_OR_HALF.search(value) is not None
+    if isinstance(value, dict):
+        return any(_unstorable(part) for pair in value.items() for part in pair)
+    return isinstance(value, list | tuple) and any(map(_unstorable, value))
+
+
+def _said(name: str) -> str:
+    return _NUL_OR_HALF.sub("?", name)[:60]
 
 
 def _field_error(number: int, plugin: StepPlugin, problem: Mapping[str, Any]) -> StepError:

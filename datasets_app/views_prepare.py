@@ -24,6 +24,7 @@ from project.kernel.errors import Invalid, Problem
 from project.kernel.pages import WorkspacePage, add_problem
 
 _LONGEST_TEXT = 200_000  # characters of pasted steps
+_DIGITS = 15  # more are no number of a row or a seed
 
 
 class TargetForm(forms.Form):
@@ -93,7 +94,10 @@ class PreparePage(WorkspacePage):
             except UserError as error:
                 return self._show(version, steps, target, problems=[str(error)], text=request.POST.get("text", ""))
         elif what in ("add", "remove", "up", "down"):
-            steps = _rearranged(steps, what, request.POST.get("step", "") if what == "add" else which)
+            try:
+                steps = _rearranged(steps, what, request.POST.get("step", "") if what == "add" else which)
+            except UserError as error:
+                return self._show(version, steps, target, problems=[str(error)], status=400)
         elif what == "later":
             target = TargetForm(_later(target, version.rows))
         return self._show(version, steps, target, look=what != "add")
@@ -191,8 +195,8 @@ def _rearranged(steps: StepForms, what: str, which: str) -> StepForms:
     if what == "add":
         if which in STEPS.names() and len(raw) < MOST_STEPS:
             raw.append({"type": which, **_first_values(which)})
-    elif which.isdigit() and 1 <= int(which) <= len(raw):
-        place = int(which) - 1
+    elif 1 <= _whole(which) <= len(raw):
+        place = _whole(which) - 1
         step = raw.pop(place)
         if what != "remove":
             raw.insert(max(place + (1 if what == "down" else -1), 0), step)
@@ -207,8 +211,12 @@ def _first_values(name: str) -> dict[str, Any]:
 
 def _number(target: TargetForm, name: str) -> int:
     """A number of the form, 0 for none or a wrong one: the form says so itself when it is sent."""
-    value = target[name].value()
-    return int(value) if str(value or "").isdigit() else 0
+    return _whole(str(target[name].value() or ""))
+
+
+def _whole(text: str) -> int:
+    """A number of plain digits, 0 for anything else: '²' is a digit too, but no number."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS else 0
 
 
 def _start(target: TargetForm) -> int:

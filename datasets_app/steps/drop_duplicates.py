@@ -9,12 +9,14 @@ from pydantic import Field
 from datasets_app.editing import text_of
 from datasets_app.importing import Entry
 from datasets_app.preparing import StepContext, StepParams
+from project.contracts.rows import value_bytes
 
 name = "drop_duplicates"
 label = "Drop exact duplicates"
 
 _AT_ONCE = 2048  # rows, and bytes below, that are compared together
 _BYTES_AT_ONCE = 8 * 1024**2
+_TEXTS = {"text", "prompt", "completion", "messages", "chosen", "rejected", "content"}  # of a row, and of a message
 
 
 class Params(StepParams):
@@ -23,7 +25,7 @@ class Params(StepParams):
     by: Literal["row", "prompt", "answer"] = Field(
         default="row", description="What has to be equal: the whole row, or only its prompt or its answer."
     )
-    ignore_case: bool = Field(default=False, description="Take capitals and runs of blanks as equal.")
+    ignore_case: bool = Field(default=False, description="Take capitals and runs of blanks in texts as equal.")
 
 
 def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Entry]:
@@ -41,10 +43,25 @@ def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Ent
 def _digest(entry: Entry, params: Params) -> bytes:
     if params.by == "row" and not params.ignore_case:
         return bytes.fromhex(entry.hash[:32])
-    text = text_of(entry, "all" if params.by == "row" else params.by)
-    if params.ignore_case:
-        text = " ".join(text.casefold().split())
-    return sha256(text.encode()).digest()[:16]
+    if params.by == "row":
+        return sha256(value_bytes(_loosely(dict(entry.value)))).digest()[:16]
+    text = text_of(entry, params.by)
+    return sha256((_plain(text) if params.ignore_case else text).encode()).digest()[:16]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _loosely(value: Any) -> Any:
+    """A row, or messages of one, with plain texts. Roles, labels, weights, tools and their calls stay as they are."""
+    if isinstance(value, list):
+        return [_loosely(message) for message in value]
+    return {name: _loosened(part) if name in _TEXTS else part for name, part in value.items()}
+
+
+def _loosened(part: Any) -> Any:
+    return _plain(part) if isinstance(part, str) else _loosely(part)
 
 
 def batches(rows: Iterable[Entry]) -> Iterator[list[Entry]]:

@@ -141,3 +141,23 @@ def test_viewers_may_not_and_strangers_find_nothing(cast: Cast) -> None:
     assert cast.page("viewer").get(url(version)).status_code == 403
     assert cast.page("viewer").post(url(version), {"do": "prepare"}).status_code == 403
     assert cast.page("stranger").get(url(version)).status_code == 404
+
+
+@pytest.mark.parametrize("digits", ["\u00b2", "9" * 5000, "\u0663"])
+def test_what_is_no_plain_number_is_none(digits: str, cast: Cast) -> None:
+    version = ready_version(cast.actor("teammate"), "intents", ROWS)
+    client = cast.page("teammate")
+    page = press(client, version, client.get(url(version)), "add", step="strip", start=digits, seed=digits)
+    page = press(client, version, client.get(url(version)), "add", step="shuffle")
+    kept = press(client, version, page, f"remove:{digits}", start=digits, seed=digits)
+    assert kept.status_code == 200 and kinds(kept) == ["shuffle"]
+
+
+def test_steps_of_too_many_characters_stay_on_the_page(cast: Cast) -> None:
+    version = ready_version(cast.actor("teammate"), "intents", ROWS)
+    sent: dict[str, Any] = {"types": ["transform"] * 21, "do": "remove:50"}
+    for number in range(21):
+        sent |= {f"s{number}-operation": "replace", f"s{number}-find": "a", f"s{number}-replacement": "b" * 10_000}
+    page = cast.page("teammate").post(url(version), sent)
+    assert page.status_code == 400 and "The steps have more than 200,000 characters." in text(page)
+    assert len(kinds(page)) == 21

@@ -186,6 +186,10 @@ def test_a_stored_step_is_read_as_the_same_step(name: str) -> None:
         ([{"type": "redact", "kinds": ["e-mail"]}], "steps.0.kinds", "Known: email"),
         ([{"type": "mix", "data": {"x": 0}}], "steps.0.data", "more than 0"),
         ([{"type": "columns"}], "steps.0", "what to rename"),
+        ([{"type": "replace", "find": "\0"}], "steps.0.find", "Step 1 (replace), find: It holds the character NUL"),
+        ([{"type": "strip"}, {"type": "mix", "data": {"a\0": 1}}], "steps.1.data", "Step 2 (mix), data: It holds"),
+        ([{"type": "replace", "find": "a", "replacement": "\ud83d"}], "steps.0.replacement", "half a character"),
+        ([{"type": "strip", "a\0": 1}], "steps.0.a?", "NUL"),
     ],
 )  # fmt: skip
 def test_wrong_steps_are_refused_by_number_and_field(value: Any, field: str, words: str) -> None:
@@ -238,6 +242,36 @@ def test_filter(tmp_path: Path) -> None:
     assert [row.number for row in others] == [1, 3]
     with pytest.raises(StepError, match="row 1: a completion row has no 'chosen'"):
         prepare(rows, {"type": "filter", "condition": "chosen != rejected"}, folder=tmp_path)
+
+
+TALK = [{"role": "user", "content": "Hello  you"}, {"role": "assistant", "content": "Hi"}]
+TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"messages": [{**TALK[0], "role": "system"}, TALK[1]]},
+        {"messages": [TALK[0], {**TALK[1], "weight": 0}]},
+        {"messages": [{**TALK[0], "content": "Hello"}, {**TALK[1], "content": "you\nHi"}]},
+        {"messages": TALK, "tools": [TOOL]},
+        {"messages": TALK, "tools": [{**TOOL, "function": {"name": "Find", "parameters": {}}}]},
+        {"kind": "unpaired", "prompt": TALK[:1], "completion": TALK[1:], "label": True},
+        {"kind": "unpaired", "prompt": TALK[:1], "completion": TALK[1:], "label": False},
+    ],
+)
+def test_rows_that_differ_in_more_than_letters_are_no_duplicates(other: dict[str, Any], tmp_path: Path) -> None:
+    rows = [{"messages": TALK}, {"messages": [{**TALK[0], "content": " hELLO you\n"}, TALK[1]]}, other]
+    rows += [{"messages": TALK, "tools": [{**TOOL, "function": {"name": "FIND", "parameters": {}}}]}]
+    rows += [{"kind": "unpaired", "prompt": TALK[1:], "completion": TALK[1:], "label": True}]
+    entries_ = [entry({"kind": "chat", **row}, number) for number, row in enumerate(rows, 1)]
+    flipped = {**json.loads(entries_[2].data)}
+    if "label" in flipped:
+        entries_.append(entry({**flipped, "label": not flipped["label"]}, 6))
+    step = parse([{"type": "drop_duplicates", "ignore_case": True}])[0]
+    context = Preparation([step], folder=tmp_path)
+    kept = list(step.plugin.run(step.params, iter(entries_), context._contexts[0]))
+    assert [row.number for row in kept] == [row.number for row in entries_ if row.number != 2]
 
 
 def test_a_regular_expression_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
