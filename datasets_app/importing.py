@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets_app import mapping
-from datasets_app.reading import BadLine, Detected, Limits, Record, Source, detect_format, excerpt
+from datasets_app.reading import BadLine, Detected, EnoughRead, Limits, Record, Source, detect_format, excerpt
 from datasets_app.shapes import BadRow, Parts, listed
 from project.contracts.rows import ROW, Row, RowKind, value_bytes
 from project.contracts.runs import UserError
@@ -149,19 +149,21 @@ class Importing:
 
     Raises UserError from the constructor for a file that can't be read at all or whose columns are unclear, and from
     `rows()` at its end for bad lines (unless they are skipped) and when nothing can be learned from what is there.
+    With `up_to` only about so many bytes are read, whatever they hold, and what lies behind them is not judged.
     """
 
-    def __init__(self, path: Path, options: Options, *, name: str = "") -> None:
+    def __init__(self, path: Path, options: Options, *, name: str = "", up_to: int | None = None) -> None:
         self.options = options
         self.source = options.source(path, name)
         self.bad = BadLines()
         self.detected: Detected = detect_format(self.source, options.format)
-        self._records = iter(self.detected.format.read(self.source))
+        self.source.enough = up_to
+        self._cut = False
+        self._records = self._read()
         self._peeked = self._peek()
         first = next((record for record in self._peeked if isinstance(record, Record)), None)
         if first is None:
-            self._refuse_a_file_without_rows()
-        assert first is not None  # noqa: S101  (for the type checker: the line above raises)
+            raise self._no_rows()
         self.columns = list(dict.fromkeys(k for r in self._peeked if isinstance(r, Record) for k in r.fields))
         self.mapped = (
             mapping.chosen(options.columns, self.columns)
@@ -174,27 +176,40 @@ class Importing:
     def kind(self) -> RowKind:
         return self.mapped.shape.kind
 
+    def _read(self) -> Iterator[Record | BadLine]:
+        """What the file holds, as far as it is to be read."""
+        enough = self.source.enough
+        try:
+            for record in self.detected.format.read(self.source):
+                yield record
+                if enough is not None and self.source.unpacked > enough:
+                    self._cut = True
+                    return
+        except EnoughRead:
+            self._cut = True
+
     def _peek(self) -> list[Record | BadLine]:
-        """The first records, at most a hundred or a few MB: enough to know the columns."""
+        """From the first row on, at most a hundred or a few MB: enough to know the columns."""
         peeked: list[Record | BadLine] = []
         for record in self._records:
+            if isinstance(record, BadLine) and not peeked:
+                self.bad.add(record)
+                continue
             peeked.append(record)
             if len(peeked) >= _PEEK_ROWS or self.source.unpacked > _PEEK_BYTES:
                 break
         return peeked
 
-    def _refuse_a_file_without_rows(self) -> None:
-        for line in (*self._peeked, *self._records):
-            if isinstance(line, BadLine):
-                self.bad.add(line)
+    def _no_rows(self) -> UserError:
         name, label = self.source.name, self.detected.format.label
+        where = f" in its first {self.source.unpacked:,} bytes" if self._cut else ""
         if self.bad.count:
-            raise UserError(
-                f"{name} holds no usable row. {self.bad.sentence()}",
+            return UserError(
+                f"{name} holds no usable row{where}. {self.bad.sentence()}",
                 hint=f"It was read as {label} ({self.detected.evidence}).",
                 field="file",
             )
-        raise UserError(f"{name} holds no rows.", hint=f"It was read as {label}.", field="file")
+        return UserError(f"{name} holds no rows{where}.", hint=f"It was read as {label}.", field="file")
 
     def rows(self) -> Iterator[Entry]:
         """The rows in the order of the file. The digest depends on that order."""
@@ -220,14 +235,15 @@ class Importing:
             else:
                 self._teaches = self._teaches or teaches(entry)
                 yield entry
-        self._judge(number)
+        if self._cut:
+            self._refuse_bad_lines()
+        else:
+            self._judge(number)
 
-    def check(self, up_to: int) -> None:
-        """Read the first `up_to` bytes through, for an answer before the job. Raises UserError as `rows` does."""
+    def check(self) -> None:
+        """Read all through (or what `up_to` says), for an answer before the job. Raises UserError as `rows` does."""
         for _ in self.rows():
-            if self.source.unpacked > up_to:
-                break
-        self._refuse_bad_lines()
+            pass
 
     def _all_records(self) -> Iterator[Record | BadLine]:
         yield from self._peeked
@@ -381,13 +397,17 @@ def look(path: Path, options: Options, *, name: str = "") -> Looked:
     detected = detect_format(source, options.format)
     records: list[Record] = []
     problem = ""
-    for record in detected.format.read(source):
-        if isinstance(record, Record):
-            records.append(record)
-        else:
-            problem = problem or f"Line {record.line:,}: {record.reason}"
-        if len(records) >= _LOOKED_AT or source.unpacked > _PEEK_BYTES:
-            break
+    source.enough = _PEEK_BYTES
+    try:
+        for record in detected.format.read(source):
+            if isinstance(record, Record):
+                records.append(record)
+            else:
+                problem = problem or f"Line {record.line:,}: {record.reason}"
+            if len(records) >= _LOOKED_AT or source.unpacked > _PEEK_BYTES:
+                break
+    except EnoughRead:
+        problem = problem or f"No row ends in the first {source.unpacked:,} bytes."
     columns = list(dict.fromkeys(key for record in records for key in record.fields))
     if not records:
         return Looked(detected, columns, [], None, [], problem)

@@ -114,7 +114,7 @@ def received(file: File | None, reading: Reading, workspace: Workspace, by: Acto
 def check(path: Path, options: Options, name: str) -> None:
     """Read a small file through, a large one's first part. Raises Invalid with what the job would say."""
     try:
-        Importing(path, options, name=name).check(up_to=CHECKED_AT_ONCE)
+        Importing(path, options, name=name, up_to=CHECKED_AT_ONCE).check()
     except UserError as error:
         raise Invalid(errors={error.field or "file": [f"{error} {error.hint}".strip()]}) from error
     except UnknownPlugin as error:

@@ -23,6 +23,11 @@ from project.contracts.runs import UserError
 HEAD_BYTES = 128 * 1024
 _SKIP_BYTES = 1024 * 1024
 _BUFFER = 1024 * 1024
+_BEYOND = 16 * 1024**2  # bytes; more than what is looked at to find out format and encoding
+
+
+class EnoughRead(Exception):
+    """More came out of a file than somebody wanted who only looks, and no row of it ended."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ class Head:
 class Source:
     """A file, or a folder of files, on its way through a format. `encoding` is what the user said, or auto.
 
-    `split` names the part of a folder that has several (train, test, ...).
+    `split` names the part of a folder that has several (train, test, ...). Who only looks at the beginning says with
+    `enough` how many bytes; reading raises EnoughRead somewhat behind them.
     """
 
     path: Path
@@ -90,6 +96,7 @@ class Source:
     limits: Limits = field(default_factory=Limits)
     encoding: str = "auto"
     split: str = ""
+    enough: int | None = None
     _raw: "_Counted | None" = None
     _unpacking: Unpacking | None = None
     _done: int = 0  # bytes of the file that were read, where a format reads it itself
@@ -118,6 +125,12 @@ class Source:
     def advance(self, position: int, unpacked: int | None = None) -> None:
         """Say how far a format that opens `path` itself has come, and how many bytes came out."""
         self._raw, self._done, self._out = None, position, unpacked
+        self.refuse_more()
+
+    def refuse_more(self) -> None:
+        """Raise EnoughRead when far more came out than is enough."""
+        if self.enough is not None and self.unpacked > self.enough + _BEYOND:
+            raise EnoughRead
 
     @cached_property
     def packing(self) -> str:
@@ -174,10 +187,10 @@ class Source:
         self._raw = _Counted(self.path)
         self._unpacking = None
         if not self.packing:
-            return cast(BinaryIO, io.BufferedReader(self._raw, _BUFFER))
+            return cast(BinaryIO, io.BufferedReader(_Refusing(self, self._raw), _BUFFER))
         packed = cast(BinaryIO, io.BufferedReader(self._raw, _BUFFER))
         self._unpacking = Unpacking(packed, self.packing, limit=self.limits.unpacked_bytes, name=self.name)
-        return cast(BinaryIO, io.BufferedReader(self._unpacking, _BUFFER))
+        return cast(BinaryIO, io.BufferedReader(_Refusing(self, self._unpacking), _BUFFER))
 
     def lines(self) -> Iterator[tuple[int, str] | BadLine]:
         """(number, text with its line end) of each line; too long and badly encoded ones as BadLine."""
@@ -187,8 +200,8 @@ class Source:
             while data := file.readline(longest + 1):
                 number += 1
                 if len(data) > longest:
-                    _skip_line(file, data)
                     yield BadLine(number, f"it is longer than {longest:,} bytes.")
+                    _skip_line(file, data)  # only if somebody wants what follows: it may be gigabytes
                     continue
                 try:
                     text = data.decode("utf-8")
@@ -225,6 +238,24 @@ class _Counted(io.FileIO):
         size = super().readinto(buffer) or 0
         self.position += size
         return size
+
+
+class _Refusing(io.RawIOBase):
+    """The bytes of a source, as long as it has not given enough. Closing it closes what it reads from."""
+
+    def __init__(self, source: Source, raw: io.RawIOBase) -> None:
+        self._source, self._from = source, raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        self._source.refuse_more()
+        return cast(int | None, self._from.readinto(buffer))  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self._from.close()
+        super().close()
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -16,9 +16,9 @@ import zstandard
 from datasets_app.formats import _arrow_sizes
 from datasets_app.formats import _strict_json as strict_json
 from datasets_app.formats import json as json_format
-from datasets_app.importing import Importing, Options, texts
+from datasets_app.importing import Importing, Options, look, texts
 from datasets_app.mapping import UnclearColumns
-from datasets_app.reading import FORMATS, HEAD_BYTES, Limits
+from datasets_app.reading import FORMATS, HEAD_BYTES, Limits, Source
 from datasets_app.tests.files import BAD_FILES, PAIRS, imported, jsonl, one_bad_line, parquet, parquet_bomb, write
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.rows import ROW, DatasetDigest, RowKind, row_bytes, row_hash
@@ -172,6 +172,45 @@ def test_all_bad_lines_are_named_at_once(tmp_path: Path) -> None:
         lines[number - 1] = b"oops"
     with pytest.raises(UserError, match=r"3 lines can't be read \(3, 50, 120\)\. Line 3: not valid JSON at column 1"):
         imported(write(tmp_path, "rows.jsonl", b"\n".join(lines)))
+
+
+@pytest.mark.parametrize("skip", [False, True], ids=["refused", "skipped"])
+def test_bad_lines_before_the_first_row(tmp_path: Path, skip: bool) -> None:
+    importing = Importing(write(tmp_path, "rows.jsonl", b'{"oops\n' * 150 + jsonl(PAIRS)), Options(skip_bad_lines=skip))
+    if skip:
+        assert [row.line for row in importing.rows()] == [151, 152, 153, 154]
+    else:
+        with pytest.raises(UserError, match="150 lines can't be read"):
+            list(importing.rows())
+    assert (importing.bad.count, len(importing.bad.first)) == (150, 100)
+
+
+MIB = 1024**2
+LONG = {
+    "bad at first, then good": b'{"oops\n' + b'{"prompt": "a", "completion": "b"}\n' * (24 * MIB // 35),
+    "good, then bad": jsonl(PAIRS) + b'{"oops}\n' * 10 + b'{"prompt": "a", "completion": "b"}\n' * (24 * MIB // 35),
+    "one line": b'{"prompt": "' + b"x" * 40 * MIB,
+    "blank lines": b'{"oops\n' + (b" " * 999 + b"\n") * (40 * MIB // 1000),
+}
+
+
+@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize("what", list(LONG))
+def test_a_look_at_a_long_file_ends_soon_whatever_it_holds(tmp_path: Path, what: str, packing: str) -> None:
+    content = gzip.compress(LONG[what], 1) if packing else LONG[what]
+    path = write(tmp_path, f"rows.jsonl{packing}", content)
+    most = 22 * MIB  # 2 MiB are enough; a line may have 8 MiB, and without a row it goes on for 16
+    importing: list[Importing] = []
+    with pytest.raises(UserError, match=r"Line \d:|lines can't be read"):
+        importing.append(Importing(path, Options(format="jsonl"), up_to=2 * MIB))
+        importing[0].check()
+    assert all(one.source.unpacked <= most for one in importing)
+    sources: list[Source] = []
+    options = Options(format="jsonl")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Options, "source", lambda *args: sources.append(Source(path)) or sources[0])
+        look(path, options)
+    assert sources[0].unpacked <= most
 
 
 def test_a_csv_row_over_several_lines_is_named_by_its_first(tmp_path: Path) -> None:
