@@ -26,19 +26,26 @@ Part = Literal["all", "prompt", "answer", "system"]  # which texts of a row a st
 _META = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 Change = Callable[[str], str]
+LONGEST = 8 * 1024**2  # bytes of a row, and characters of its texts, after a step; a row that was longer may stay so
 
 
 def with_row(entry: Entry, row: Row) -> Entry:
-    """The entry with another row, which remembers its first hash. Raises BadRow for half a character."""
+    """The entry with another row, which remembers its first hash. Raises BadRow: half a character, too long."""
     if row == entry.row:
         return entry
     try:
         data = row_bytes(row)
     except UnicodeEncodeError:
         raise BadRow("it would hold half a character.") from None
+    if len(data) > LONGEST and len(data) > len(entry.data.encode()):
+        raise too_long()
     digest = hashlib.sha256(data).hexdigest()
     first = entry.origin or entry.hash
     return entry._replace(row=row, texts=None, data=data.decode(), hash=digest, origin=first)
+
+
+def too_long() -> BadRow:
+    return BadRow(f"it would have more than {LONGEST // 1024**2} MiB.")
 
 
 def with_meta(entry: Entry, meta: Mapping[str, Any]) -> Entry:
@@ -74,8 +81,21 @@ def made_from(entry: Entry) -> str:
 
 
 def change_texts(entry: Entry, change: Change, part: Part = "all") -> Entry:
-    """The entry with `change` done to the texts of `part`. Tool calls stay as they are."""
-    return with_row(entry, _changed(entry.row, change, part))
+    """The entry with `change` done to the texts of `part`. Tool calls stay as they are.
+
+    Raises BadRow for half a character, and as soon as the changed texts are too long for a row.
+    """
+    left = max(LONGEST, len(entry.data))
+
+    def bounded(text: str) -> str:
+        nonlocal left
+        changed = change(text)
+        left -= len(changed)
+        if left < 0:
+            raise too_long()
+        return changed
+
+    return with_row(entry, _changed(entry.row, bounded, part))
 
 
 def _changed(row: Row, change: Change, part: Part) -> Row:

@@ -5,6 +5,8 @@ asks a process of its own, because steps import heavy libraries and a slow one h
 """
 
 import json
+import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,9 @@ ROWS = 10
 MOST_ROWS = 100
 SECONDS = 20.0
 _OTHERS = 1000  # rows of another data set that take part
+_SHOWN = 20_000  # characters of a text in the answer
+_ANSWER = 32 * 1024**2  # bytes of the answer
+_MEMORY = 2 * 1024**3  # bytes of data in the process of a preview
 
 
 class Request(BaseModel):
@@ -98,8 +103,10 @@ def preview(request: Request) -> Answer:
         except UserError as error:
             return Answer(error=str(error), hint=error.hint, field=error.field)
     shown = {entry.number: _before(entry) for entry in source}
+    sources = {entry.number: entry for entry in source}
     for entry in made:
-        _add_after(shown.setdefault(entry.number, Shown(number=entry.number)), entry)
+        row = shown.setdefault(entry.number, Shown(number=entry.number))
+        _add_after(row, entry, sources.get(entry.number))
     for number, row in shown.items():
         row.part = memory.parts.get(number, "")
         if not row.after:
@@ -108,38 +115,71 @@ def preview(request: Request) -> Answer:
 
 
 def _before(entry: Entry) -> Shown:
-    return Shown(number=entry.number, before=json.loads(entry.data), before_meta=json.loads(entry.meta))
+    before, meta = _cut(json.loads(entry.data)), _cut(json.loads(entry.meta))
+    return Shown(number=entry.number, before=before, before_meta=meta)
 
 
-def _add_after(row: Shown, entry: Entry) -> None:
-    row.after.append(json.loads(entry.data))
-    row.after_meta.append(json.loads(entry.meta))
-    row.changed = row.after != [row.before] or row.after_meta != [row.before_meta]
+def _add_after(row: Shown, entry: Entry, before: Entry | None) -> None:
+    row.after.append(_cut(json.loads(entry.data)))
+    row.after_meta.append(_cut(json.loads(entry.meta)))
+    same = before is not None and entry.data == before.data and json.loads(entry.meta) == json.loads(before.meta)
+    row.changed = len(row.after) > 1 or not same
+
+
+def _cut(value: Any) -> Any:
+    """The value with its long texts cut: a page shows the beginning, and the answer has to stay small."""
+    if isinstance(value, str):
+        return value if len(value) <= _SHOWN else f"{value[:_SHOWN]}… ({len(value):,} characters)"
+    if isinstance(value, dict):
+        return {name: _cut(part) for name, part in value.items()}
+    return [_cut(part) for part in value] if isinstance(value, list) else value
 
 
 def preview_apart(request: Request, *, seconds: float = SECONDS) -> Answer:
-    """`preview` in a process of its own. Raises PreviewFailed."""
+    """`preview` in a process of its own, whose memory and answer are limited. Raises PreviewFailed."""
     command = [sys.executable, "-m", "datasets_app.previewing"]
     root = Path(__file__).resolve().parent.parent
-    try:
-        done = subprocess.run(
-            command,
-            input=request.model_dump_json().encode(),
-            capture_output=True,
-            timeout=seconds,
-            cwd=root,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise PreviewFailed(f"The preview took longer than {seconds:g} seconds. Try it with fewer steps.") from None
-    if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise PreviewFailed(f"The preview broke: {' '.join(last) or f'exit code {done.returncode}'}")
-    return Answer.model_validate_json(done.stdout)
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each thread has memory of its own
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:
+        try:
+            done = subprocess.run(
+                command,
+                input=request.model_dump_json().encode(),
+                stdout=answer,
+                stderr=errors,
+                timeout=seconds,
+                cwd=root,
+                env={**os.environ, **one_thread},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise PreviewFailed(f"The preview took longer than {seconds:g} seconds. Try it with fewer steps.") from None
+        if done.returncode:
+            errors.seek(max(errors.seek(0, os.SEEK_END) - 2000, 0))
+            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise PreviewFailed(f"The preview broke: {' '.join(last) or f'exit code {done.returncode}'}")
+        answer.seek(0)
+        said = answer.read(_ANSWER + 1)
+    if len(said) > _ANSWER:
+        raise PreviewFailed("These rows are too long for a preview.")
+    return Answer.model_validate_json(said)
 
 
 def main() -> None:
-    sys.stdout.write(preview(Request.model_validate_json(sys.stdin.buffer.read())).model_dump_json())
+    request = Request.model_validate_json(sys.stdin.buffer.read())
+    _limit_memory(_MEMORY)
+    try:
+        said = preview(request).model_dump_json()
+    except MemoryError:
+        said = Answer(error="The preview needs too much memory.", hint="Try it with fewer steps.").model_dump_json()
+    sys.stdout.write(said)
+
+
+def _limit_memory(most: int) -> None:
+    """Only Linux keeps to it; a limit that is lower already stays."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 if __name__ == "__main__":

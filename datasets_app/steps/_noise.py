@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from datasets_app.editing import change_texts, synthetic
 from datasets_app.importing import Entry
 from datasets_app.preparing import StepContext, chance
+from datasets_app.shapes import BadRow
 
 
 class Noise(Protocol):
@@ -28,7 +29,10 @@ def noisy_copies(params: Any, rows: Iterator[Entry], ctx: StepContext, noise: No
             continue
         made = {entry.hash}
         for _ in range(params.copies):
-            copy = change_texts(entry, partial(noise, random=random), params.part)
+            try:
+                copy = change_texts(entry, partial(noise, random=random), params.part)
+            except BadRow as error:
+                ctx.fail(str(error), field="part", entry=entry)
             if copy.hash not in made:
                 made.add(copy.hash)
                 yield ctx.added(synthetic(copy, entry, ctx.step.type))

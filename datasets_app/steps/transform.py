@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from datasets_app.editing import Change, Part, RowValues, change_texts, values_of
+from datasets_app.editing import LONGEST, Change, Part, RowValues, change_texts, too_long, values_of
 from datasets_app.expressions import NAMES, REGEX_SECONDS, BadExpression, BadValue, compiled_pattern, too_slow
 from datasets_app.importing import Entry
 from datasets_app.preparing import StepContext, StepParams, each
@@ -24,6 +24,7 @@ Form = Literal["NFC", "NFKC", "NFD", "NFKD"]
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
 )
+_MOST_EXPANDED = 4 * LONGEST  # characters that one match may become, at the most
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r"\n{3,}")
 _PLACE = re.compile(r"\{(?P<name>[^{}]*)\}|\{\{|\}\}")
@@ -84,19 +85,41 @@ def _change(params: Params) -> Change:
         "strip": str.strip,
         "collapse_blanks": lambda text: _LINES.sub("\n\n", _BLANKS.sub(" ", text)).strip(),
         "normalize": lambda text: unicodedata.normalize(params.form, _UNSEEN.sub("", text)),
-        "replace": lambda text: text.replace(params.find, params.replacement),
+        "replace": lambda text: _replaced(text, params.find, params.replacement),
     }
     if params.operation == "replace" and params.regex:
         return _replacing(params.find, params.replacement)
     return changes[params.operation]
 
 
+def _replaced(text: str, find: str, replacement: str) -> str:
+    """Raises BadRow before a text is made that is too long."""
+    growth = len(replacement) - len(find)
+    if growth > 0 and len(text) + text.count(find) * growth > max(LONGEST, len(text)):
+        raise too_long()
+    return text.replace(find, replacement)
+
+
 def _replacing(find: str, replacement: str) -> Change:
     pattern = compiled_pattern(find)
 
     def change(text: str) -> str:
+        left = max(LONGEST, len(text))
+
+        def put(match: Any) -> str:
+            """What stands for a match. Each group that the replacement names can be as long as the text."""
+            nonlocal left
+            longest = max(len(group or "") for group in (match.group(), *match.groups()))
+            if replacement.count("\\") * longest > _MOST_EXPANDED:
+                raise too_long()
+            new = str(match.expand(replacement))
+            left -= len(new)
+            if left < 0:
+                raise too_long()
+            return new
+
         try:
-            return str(pattern.sub(replacement, text, timeout=REGEX_SECONDS))
+            return str(pattern.sub(put, text, timeout=REGEX_SECONDS))
         except TimeoutError:
             raise BadValue(too_slow(find)) from None
 
@@ -138,7 +161,14 @@ def _pieces(template: str) -> list[tuple[str, str]]:
 
 def _filled_in(entry: Entry, pieces: list[tuple[str, str]], part: Part) -> Entry:
     values = values_of(entry)
-    text = "".join(fixed + (_written(values, wanted) if wanted else "") for fixed, wanted in pieces)
+    most = max(LONGEST, len(entry.data))
+    written: list[str] = []
+    for fixed, wanted in pieces:
+        written.append(fixed + (_written(values, wanted) if wanted else ""))
+        most -= len(written[-1])
+        if most < 0:
+            raise too_long()
+    text = "".join(written)
     return change_texts(entry, lambda _: text, part)
 
 

@@ -326,6 +326,36 @@ def test_texts_are_changed(
     assert step["type"] == "template" or of(again) == [after]
 
 
+LONG = "a" * 3000
+
+
+@pytest.mark.parametrize(
+    ("step", "where"),
+    [
+        ({"type": "replace", "find": "a", "replacement": LONG}, "find"),
+        ({"type": "replace", "find": "a", "replacement": LONG, "regex": True}, "find"),
+        ({"type": "replace", "find": "(?s)^(.*)$", "replacement": r"\1" * 3000, "regex": True}, "find"),
+        ({"type": "template", "template": "{prompt}" * 2000, "part": "prompt"}, "template"),
+    ],
+)
+def test_a_row_that_grows_too_long_is_refused_with_its_step(step: dict[str, Any], where: str, tmp_path: Path) -> None:
+    rows = pairs(("b", "c"), ("a" * 9000, "c"))
+    with pytest.raises(StepError, match=rf"Step 2 \(transform\), {where}: row 2: it would have more than 8 MiB"):
+        prepare(rows, {"type": "strip"}, step, folder=tmp_path)
+
+
+def test_texts_of_a_row_are_limited_together(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "a" * 1000}] * 20
+    step = {"type": "replace", "find": "a", "replacement": "b" * 1000}
+    with pytest.raises(StepError, match="8 MiB"):
+        prepare([entry({"kind": "chat", "messages": talk})], step, folder=tmp_path)
+
+
+def test_a_row_that_was_long_before_may_stay_so(tmp_path: Path) -> None:
+    made, _ = prepare([entry({"kind": "text", "text": "AB" * 5_000_000})], {"type": "lowercase"}, folder=tmp_path)
+    assert made[0].data.startswith('{"kind":"text","text":"abab') and len(made[0].data) > 10_000_000
+
+
 def test_parts_of_conversations_and_pairs(tmp_path: Path) -> None:
     def contents(kind: str, part: str) -> str:
         made, _ = prepare([entry(KINDS[kind])], {"type": "uppercase", "part": part}, folder=tmp_path)
