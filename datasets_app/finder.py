@@ -8,8 +8,10 @@ another.
 import atexit
 import json
 import select
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -36,6 +38,7 @@ class Helper:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._scratch = ""  # what a query spills to the disk; removed here, because a helper may be killed
 
     def ask(self, request: Json, patience: float) -> Json:
         """Its answer. Raises Unavailable when it takes longer than `patience` seconds or dies."""
@@ -56,8 +59,10 @@ class Helper:
 
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None or self._process.poll() is not None:
+            self.stop()
+            self._scratch = tempfile.mkdtemp(prefix="tuneloop-search-")
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "datasets_app.searching"],
+                [sys.executable, "-m", "datasets_app.searching", self._scratch],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=settings.BASE_DIR,
@@ -89,6 +94,9 @@ class Helper:
                 if pipe is not None:
                     with suppress(OSError):
                         pipe.close()
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = ""
 
 
 _helpers = [Helper() for _ in range(HELPERS)]

@@ -44,7 +44,7 @@ def read_query(given: Mapping[str, str], *, others: tuple[str, ...] = ("offset",
 
 def _value(name: str, text: str) -> dict[str, object]:
     if name in NUMBERS:
-        if not (text.isdecimal() and text.isascii() and int(text) <= _LARGEST):
+        if not (text.isdecimal() and text.isascii() and len(text) < 20 and int(text) <= _LARGEST):
             raise invalid(name, "Use a whole number of 0 or more.")
         return {name: int(text)}
     if name == "synthetic":

@@ -11,7 +11,6 @@ import json
 import re
 import select
 import sys
-import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
@@ -23,6 +22,7 @@ from datasets_app.storage import FILE, entries, given_key
 from project.contracts.runs import UserError
 
 IDLE = 60.0  # seconds
+MOST_SCRATCH = "8GB"  # on the disk, for one query that does not fit
 MEMORY = "400MB"
 COMPARED = 200_000  # learned rows, and a quarter of that held-out ones, that are compared by likeness: 60 MB
 SORTS = ("number", "characters", "learned_characters", "turns")
@@ -84,6 +84,7 @@ class Search:
                 "threads": 2,
                 "memory_limit": MEMORY,
                 "temp_directory": scratch,
+                "max_temp_directory_size": MOST_SCRATCH,
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
             }
@@ -303,20 +304,19 @@ def _has_text(version: Version, text: str) -> tuple[str, list[Any]]:
     )
 
 
-def serve() -> None:
-    """Answer until the input ends or nobody asks for a minute."""
-    with tempfile.TemporaryDirectory(prefix="tuneloop-search-") as scratch:
-        search = Search(scratch)
-        while select.select([sys.stdin], [], [], IDLE)[0] and (line := sys.stdin.readline()):
-            try:
-                reply = search.answer(json.loads(line))
-            except UserError as error:
-                reply = {"refused": f"{error} {error.hint}".strip()}
-            except Exception as error:  # the next question is another one; this one's asker is told
-                reply = {"failed": f"{type(error).__name__}: {error}"[:500]}
-            sys.stdout.write(json.dumps(reply) + "\n")
-            sys.stdout.flush()
+def serve(scratch: str) -> None:
+    """Answer until the input ends or nobody asks for a minute. `scratch` is a folder for what memory does not hold."""
+    search = Search(scratch)
+    while select.select([sys.stdin], [], [], IDLE)[0] and (line := sys.stdin.readline()):
+        try:
+            reply = search.answer(json.loads(line))
+        except UserError as error:
+            reply = {"refused": f"{error} {error.hint}".strip()}
+        except Exception as error:  # the next question is another one; this one's asker is told
+            reply = {"failed": f"{type(error).__name__}: {error}"[:500]}
+        sys.stdout.write(json.dumps(reply) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])

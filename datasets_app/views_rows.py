@@ -176,12 +176,16 @@ class Found:
         self.next = number + 1 if has_more else None
 
 
+_SHOWN = ("changed", "added", "removed", "leakage", "similar")
+
+
 class ComparePage(AboutVersion):
     """Two versions beside each other: what was added, removed and changed, and what of one is in the other."""
 
     def get(self, request: HttpRequest, pk: UUID) -> HttpResponse:
         version = self.ready(pk)
         reference, show = request.GET.get("to", "").strip(), request.GET.get("show", "")
+        show = show if show in _SHOWN else ""
         others = (
             versions_with_all().filter(workspace=version.workspace, state=VersionState.READY).exclude(pk=version.pk)
         )

@@ -10,6 +10,7 @@ from django.utils import timezone
 from datasets_app.actions.preparations import named
 from datasets_app.models import Dataset, DatasetVersion, VersionState
 from datasets_app.preparing import parse, parts_of
+from project.contracts.runs import UserError
 from project.jobs.actions import jobs
 from project.jobs.models import Job
 from project.kernel import access, artifacts, audit, edges, live
@@ -69,17 +70,29 @@ def launch(
 
 
 def require_not_held_out(version: DatasetVersion, *, field: str) -> None:
-    """Raises Invalid for the part of a split that models are measured on, and for what was made from one."""
-    seen: DatasetVersion | None = version
-    while seen is not None:
-        if seen.part:
-            parts = parts_of(parse(seen.steps))
-            if parts and seen.part != parts[0]:
-                raise invalid(
-                    field,
-                    f"{version} is held out (part '{seen.part}'): a model would learn from what it is measured on.",
-                )
-        seen = seen.parent
+    """Raises Invalid for the part of a split that models are measured on, and for what was made from one or mixed with
+    one."""
+    left, seen = [version], {version.pk}
+    while left:
+        one = left.pop()
+        if one.part and one.part != _learned_part(one):
+            raise invalid(
+                field, f"{version} is held out (part '{one.part}'): a model would learn from what it is measured on."
+            )
+        sources = [edge.source_id for edge in edges.upstream(one) if edge.source_kind == "datasetversion"]
+        of_edges = DatasetVersion.objects.filter(workspace=version.workspace, pk__in=sources)
+        for source in (*of_edges.select_related("parent"), *([one.parent] if one.parent else [])):
+            if source.pk not in seen:
+                seen.add(source.pk)
+                left.append(source)
+
+
+def _learned_part(version: DatasetVersion) -> str:
+    """The part of its split that models learn from: the first; empty where the steps can't be read any more."""
+    try:
+        return next(iter(parts_of(parse(version.steps))), version.part)
+    except UserError:
+        return ""
 
 
 def written(job: Job, result: dict[str, Any], artifact: Artifact | None) -> dict[str, Any]:

@@ -88,6 +88,9 @@ def test_a_filtered_list_is_paged_and_counted(cast: Cast) -> None:
 @pytest.mark.parametrize(
     ("asked", "field"),
     [
+        ({"most_turns": "9" * 5000}, "most_turns"),
+        ({"limit": "9" * 5000}, "limit"),
+        ({"offset": "9" * 5000}, "offset"),
         ({"serch": "x"}, "serch"),
         ({"least_characters": "-1"}, "least_characters"),
         ({"most_turns": "many"}, "most_turns"),

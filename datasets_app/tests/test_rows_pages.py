@@ -65,6 +65,7 @@ def test_a_version_is_compared_with_the_one_before(cast: Cast) -> None:
     new = ready_version(cast.actor("teammate"), "new", [*ROWS[1:], {**ROWS[0], "completion": "corrected"}])
     client = cast.page("viewer")
     assert "Compare with another version" in page(client.get(url(old, "compare/")))
+    assert client.get(url(old, "compare/", f"?to={new.pk}&show=everything")).status_code == 200
     changed = page(client.get(url(old, "compare/", f"?to={new.pk}")))
     assert "44 rows are the same" in changed and "corrected" in changed and "answer 1<" in changed
     assert "None" in page(client.get(url(old, "compare/", f"?to={new.pk}&show=added")))

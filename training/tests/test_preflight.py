@@ -10,6 +10,7 @@ from project.contracts.chat import Message
 from project.contracts.rows import ChatRow
 from project.jobs.models import Job
 from project.jobs.testing import run_to_end
+from project.kernel.models import Artifact
 from project.testing import Cast
 from registry.models import ModelVersion
 from training.models import Preflight
@@ -103,3 +104,24 @@ def test_from_the_form_to_the_coloured_rows(cast: Cast, base: ModelVersion, make
     assert list(api.get(f"/api/v1/preflights/{found.pk}/rows/?row=x").json()["errors"]) == ["row"]
     assert cast.api("stranger").get(f"/api/v1/preflights/{found.pk}/").status_code == 404
     assert "What would be learned" in page.get(job.get_absolute_url()).content.decode()
+
+    found.refresh_from_db()
+    views = found.views
+    assert views is not None
+    assert cast.api("owner").delete(f"/api/v1/datasets/{data.dataset_id}/").status_code == 204
+    assert not Preflight.objects.exists() and not Artifact.objects.filter(pk=views.pk).exists()
+    retry = cast.api("teammate").post(f"/api/v1/jobs/{job.pk}/retry/", {})
+    assert retry.status_code == 409 and "deleted" in retry.json()["detail"]
+
+
+def test_data_that_is_being_looked_at_is_not_deleted(cast: Cast, base: ModelVersion, data: DatasetVersion) -> None:
+    cast.api("teammate").post(url_of(data), {"base": "tiny"})
+    answer = cast.api("owner").delete(f"/api/v1/datasets/{data.dataset_id}/")
+    assert answer.status_code == 409 and "being looked at" in answer.json()["detail"]
+    assert Preflight.objects.exists()
+
+
+@pytest.mark.parametrize("field", ["base", "dataset_version", "max_seq_length"])
+def test_a_nul_is_a_mistake_too(cast: Cast, base: ModelVersion, data: DatasetVersion, field: str) -> None:
+    body = {"dataset_version": str(data.pk), "base": str(base.pk), "max_seq_length": "64", field: "\x00"}
+    assert cast.page("teammate").post(reverse("preflight-new"), body).status_code == 400

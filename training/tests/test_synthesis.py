@@ -17,7 +17,7 @@ from datasets_app.storage import entries
 from datasets_app.testing import ready_version
 from project.jobs.models import Job, Metric
 from project.jobs.testing import run_to_end
-from project.kernel import artifacts
+from project.kernel import artifacts, edges
 from project.kernel.actions import endpoints
 from project.kernel.models import AuditEntry, Edge, Endpoint
 from project.modeling.tests.chat_server import ChatServer, chat_server
@@ -166,7 +166,10 @@ def test_copies_in_other_words_never_of_held_out_rows(cast: Cast, lab: Endpoint,
     ]
     split = parse([{"type": "split", "parts": {"train": 0.5, "test": 0.5}}])  # as `prepare` stores it
     DatasetVersion.objects.filter(pk=source.pk).update(steps=[step.as_json() for step in split], part="test")
+    other = ready_version(cast.actor("teammate"), "mixture", [{"prompt": "Who?", "completion": "We."}])
+    edges.link(source, "mixed into", other, workspace=cast.workspace)
     for path, given, field in (
+        (f"{PATH}augment/", {"dataset": "mixture", "endpoint": "lab"}, "dataset"),
         (f"{PATH}augment/", {"dataset": "tickets:1", "endpoint": "lab"}, "dataset"),
         (f"{PATH}augment/", {"dataset": "tickets:2", "endpoint": "lab"}, "dataset"),  # made from it
         (PATH, {"to": "x", "seeds": "tickets:1", "endpoint": "lab"}, "seeds"),

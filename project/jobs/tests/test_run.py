@@ -6,9 +6,12 @@ import os
 import psutil
 import pytest
 from django.db import connection
+from django.utils import timezone
 
-from project.jobs import outcomes
+from project.contracts.events import FailureClass
+from project.jobs import outcomes, retries
 from project.jobs.actions import jobs
+from project.jobs.ending import LONGEST, Failure
 from project.jobs.models import DeviceSlot, Job, Metric
 from project.jobs.testing import run_to_end
 from project.jobs.tests.test_launch import launch
@@ -177,3 +180,39 @@ def test_a_retry_runs(cast: Cast) -> None:
     job = run_to_end(launch(cast, recipe="misbehave", params={"how": "crash"}))
     again = run_to_end(jobs.retry(job, by=cast.actor("teammate")))
     assert (again.state, again.retry_of) == ("failed", job)
+
+
+def test_what_an_engine_wrote_while_nothing_could_be_taken_is_read_at_its_end(
+    cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a database that was away: more has been written than a supervisor keeps in memory."""
+    monkeypatch.setattr("project.jobs.ingest.MOST_WAITING", 3)
+    monkeypatch.setattr("project.jobs.reading.MOST_AT_ONCE", 300)
+    monkeypatch.setattr("project.jobs.supervisor.FLUSH", ((1e9, 1e9),))
+    monkeypatch.setattr("project.jobs.supervisor.LOOKS", 1e-10)
+    job = run_to_end(launch(cast, params={"steps": 40, "checkpoint_every": 10}))
+    assert job.state == "succeeded"
+    assert list(Metric.objects.filter(job=job, key="loss").order_by("step").values_list("step", flat=True)) == [
+        *range(1, 41)
+    ]
+    assert job.checkpoints.count() == 4
+
+
+def test_a_reason_with_what_no_database_takes_is_still_a_reason() -> None:
+    why = Failure(FailureClass.USER_ERROR, "a\x00b" + "c" * 10_000, "d\x00", "e\x00", ["f\x00g"])
+    assert (why.message[:3], len(why.message), why.hint, why.field, why.lines) == ("abc", LONGEST, "d", "e", ["fg"])
+
+
+def test_saving_the_same_again_is_no_progress(cast: Cast) -> None:
+    """Tries that begin anew and die at the same place come to an end, although each of them saves."""
+    job = launch(cast)
+    now = timezone.now()
+    Job.objects.filter(pk=job.pk).update(attempt=4)
+    job.refresh_from_db()
+    for number, steps in ((1, (100,)), (2, (50, 100)), (3, (100,)), (4, (100,))):
+        job.attempts.create(number=number, host="h", owner="o", started_at=now, outcome="failed", failure_class="crash")
+        for step in steps:
+            job.checkpoints.create(attempt=number, step=step, at=now, host="h", path="p")
+    assert isinstance(retries.judge(job, FailureClass.CRASH, "boom"), retries.Enough)
+    job.checkpoints.create(attempt=4, step=150, at=now, host="h", path="p")
+    assert isinstance(retries.judge(job, FailureClass.CRASH, "boom"), retries.Again)

@@ -30,15 +30,19 @@ class Pages(pagination.LimitOffsetPagination):
 
     def get_limit(self, request: Request) -> int | None:
         value = request.query_params.get("limit")
-        if value is not None and not (value.isdecimal() and 1 <= int(value) <= self.max_limit):
+        if value is not None and not (_is_short_number(value) and 1 <= int(value) <= self.max_limit):
             raise invalid("limit", f"Use a whole number from 1 to {self.max_limit}.")
         return super().get_limit(request)
 
     def get_offset(self, request: Request) -> int:
         value = request.query_params.get("offset")
-        if value is not None and not (value.isdecimal() and int(value) < 2**31):
+        if value is not None and not (_is_short_number(value) and int(value) < 2**31):
             raise invalid("offset", "Use a whole number of 0 or more.")
         return super().get_offset(request)
+
+
+def _is_short_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20
 
 
 class Ordering(filters.OrderingFilter):

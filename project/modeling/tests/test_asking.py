@@ -81,3 +81,21 @@ def test_something_else_than_a_chat_server_is_said() -> None:
         server.failures = [(200, {}, "hello")]
         with pytest.raises(EndpointError, match="not OpenAI's"):
             asking.ask(QUESTION, max_tokens=1, temperature=0)
+
+
+def test_what_a_database_does_not_take_is_left_out_of_its_words() -> None:
+    with chat_server() as server, Asking(endpoint(server), tries=1) as asking:
+        server.failures = [(400, {}, "a\x00b")]
+        with pytest.raises(EndpointError, match="ab"):
+            asking.ask(QUESTION, max_tokens=1, temperature=0)
+    with chat_server(lambda body: "y\x00es") as server, Asking(endpoint(server)) as asking:
+        assert asking.ask(QUESTION, max_tokens=1, temperature=0).text == "yes"
+
+
+@pytest.mark.parametrize("said", ["nan", "inf", "1e999", "-inf"])
+def test_a_pause_without_an_end_is_ours_to_choose(said: str) -> None:
+    pauses: list[float] = []
+    with chat_server() as server, Asking(endpoint(server), wait=pauses.append) as asking:
+        server.failures = [(429, {"Retry-After": said}, "slow down")]
+        asking.ask(QUESTION, max_tokens=1, temperature=0)
+    assert 0.5 <= pauses[0] <= 1

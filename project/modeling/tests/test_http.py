@@ -1,5 +1,6 @@
 """Outgoing calls reach what they may reach, and nothing else, whatever the name, the redirect or the server does."""
 
+import gzip
 import ipaddress
 import socket
 import threading
@@ -30,6 +31,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 if self.server.stopped.wait(0.1):  # type: ignore[attr-defined]
                     return
+        elif self.path == "/packed":
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip, gzip")
+            self.send_header("Content-Length", "500")
+            self.end_headers()
+            self.wfile.write(gzip.compress(gzip.compress(bytes(10**6))).ljust(500, b"\0"))
         else:
             body = b"a" * 5000 if self.path == "/big" else b'{"answer": 42}'
             self.send_response(200)
@@ -60,7 +67,7 @@ def server() -> Iterator[str]:
         *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0"),
         *("224.0.0.1", "255.255.255.255", "168.63.129.16", "192.0.0.192", "240.0.0.1"),
         *("::1", "::", "fe80::1", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254"),
-        *("2002:7f00:1::", "64:ff9b::a9fe:a9fe"),
+        *("2002:7f00:1::", "64:ff9b::a9fe:a9fe", "fec0::1"),
     ],
 )
 def test_addresses_that_are_nobody_elses_business_are_not_public(address: str) -> None:
@@ -184,3 +191,15 @@ def test_answers_that_are_too_big_or_take_too_long_are_given_up(server: str) -> 
 def test_a_page_instead_of_json_is_said(server: str) -> None:
     with Outgoing(AllowList.parse([server])) as client, pytest.raises(OutgoingError, match="instead of JSON"):
         client.call("GET", f"http://{server}/big", seconds=5).json()
+
+
+def test_a_packed_answer_is_not_unpacked(server: str) -> None:
+    """A few hundred bytes may unpack to more than any memory holds."""
+    with Outgoing(AllowList.parse((server,))) as client, pytest.raises(OutgoingError, match="packed"):
+        client.call("GET", f"http://{server}/packed", seconds=5)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://a\u2100b/", "https://[", "http://x:99999/"])
+def test_what_is_no_address_is_refused_in_words(url: str) -> None:
+    with pytest.raises(Refused):
+        read_url(url, AllowList())
