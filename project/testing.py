@@ -249,6 +249,8 @@ def s3_server() -> Iterator[S3Server]:
         "-master.volumeSizeLimitMB": "64",
         "-s3.port": server.url.rpartition(":")[2],
         "-s3.config": str(folder / "s3.json"),
+        "-s3.port.iceberg": "0",  # these two have ports of their own, which only one server of a host can have
+        "-s3.port.lance": "0",
         **ports,
         **grpc,
     }
