@@ -1,6 +1,5 @@
 """What people do to make better rows from those they have: look at the effect of steps, and run them."""
 
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,17 +11,17 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from datasets_app import previewing
-from datasets_app.actions import datasets
-from datasets_app.models import Dataset, DatasetVersion, VersionState
+from datasets_app.actions import datasets, endings
+from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.preparing import Step, StepError, StepErrors, parse, parts_of
 from datasets_app.previewing import ROWS, Answer, PreviewFailed
 from datasets_app.recipes import prepare as recipe
 from project.contracts.runs import UserError
 from project.jobs.actions import jobs
 from project.jobs.models import Job
-from project.kernel import access, artifacts, audit, edges, live
+from project.kernel import access, artifacts, audit, edges
 from project.kernel.access import Actor
-from project.kernel.errors import Conflict, Invalid, Problem, Unavailable, invalid
+from project.kernel.errors import Invalid, Problem, Unavailable, invalid
 from project.kernel.models import Artifact, Workspace
 from project.kernel.references import check_name
 
@@ -194,7 +193,7 @@ def _launch(planned: Plan, name: str, part: str, *, by: Actor) -> DatasetVersion
     for other in planned.others.values():
         edges.link(other, "mixed into", version, workspace=version.workspace)
     edges.link(source, "prepared", version, workspace=version.workspace)
-    _tell(version)
+    endings.tell(version)
     return version
 
 
@@ -217,44 +216,14 @@ def named(workspace: Workspace, name: str, *, by: Actor) -> Dataset:
 
 def prepared(job: Job, result: dict[str, Any], artifact: Artifact | None) -> dict[str, Any]:
     """The rows are stored: the version is ready. Runs in the transaction that writes *succeeded*."""
-    version = DatasetVersion.objects.select_related("dataset", "workspace").get(pk=job.subject_id)
-    assert artifact is not None  # noqa: S101  (the recipe always stores one)
-    with artifacts.open_file(artifact, "report.json") as file:
-        report = json.load(file)
-    version.become_ready(artifact=artifact, report=report, result=result, at=timezone.now())
-    by = Actor.system(recipe.name, version.workspace)
-    edges.link(job, "prepared", version, workspace=version.workspace)
-    audit.record("dataset.version_ready", version, by=by, rows=version.rows, digest=version.digest)
-    _tell(version)
-    return {"dataset": str(version.dataset_id), "dataset_version": str(version.pk), "reference": str(version)}
+    return endings.ready(job, result, artifact, relation="prepared")
 
 
 def not_prepared(job: Job) -> None:
     """The job failed or was cancelled: say why."""
-    version = DatasetVersion.objects.select_related("dataset", "workspace").filter(pk=job.subject_id).first()
-    if version is None or not version.is_importing:
-        return
-    why = f"{job.failure_message} {job.failure_hint}".strip() or "The preparation was cancelled."
-    version.become_failed(why, at=timezone.now())
-    by = Actor.system(recipe.name, version.workspace)
-    audit.record("dataset.version_failed", version, by=by, failure=job.failure_class or "cancelled")
-    _tell(version)
+    endings.failed(job, otherwise="The preparation was cancelled.")
 
 
 def tried_again(old: Job, new: Job) -> None:
-    """A person's retry: the same version is made once more. Raises Conflict when there is nothing left to try."""
-    version = DatasetVersion.objects.select_related("dataset").filter(pk=old.subject_id).first()
-    if version is None:
-        raise Conflict("Its data set has been deleted.")
-    if version.is_ready:
-        raise Conflict(f"{version} is ready; there is nothing to try again.")
-    needed = {given["artifact"] for given in new.inputs.values() if "artifact" in given}
-    if Artifact.objects.filter(pk__in=needed).count() < len(needed):
-        raise Conflict("Rows that it was made from have been deleted. Prepare a new version.")
-    version.state, version.failure, version.job_id = VersionState.IMPORTING, "", new.pk
-    version.save(update_fields=["state", "failure", "job_id"])
-    _tell(version)
-
-
-def _tell(version: DatasetVersion) -> None:
-    live.publish(f"workspace.{version.workspace_id}", kind="dataset", id=str(version.dataset_id))
+    """A person's retry. Raises Conflict when there is nothing left to try."""
+    endings.again(old, new, gone="Rows that it was made from have been deleted. Prepare a new version.")

@@ -1,21 +1,21 @@
 """Versions that a model writes: launched, and what follows when the job ends."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
+from datasets_app.actions import endings
 from datasets_app.actions.preparations import named
-from datasets_app.models import Dataset, DatasetVersion, VersionState
+from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.preparing import parse, parts_of
 from project.contracts.runs import UserError
 from project.jobs.actions import jobs
 from project.jobs.models import Job
-from project.kernel import access, artifacts, audit, edges, live
+from project.kernel import access, audit, edges
 from project.kernel.access import Actor
-from project.kernel.errors import Conflict, invalid
+from project.kernel.errors import invalid
 from project.kernel.models import Artifact, Workspace
 from project.kernel.references import check_name
 
@@ -65,7 +65,7 @@ def launch(
     audit.record("dataset.version_added", version, by=by, recipe=recipe, writer=str(params.get("writer", "")))
     if source:
         edges.link(source, "written from", version, workspace=workspace)
-    _tell(version)
+    endings.tell(version)
     return version
 
 
@@ -97,47 +97,17 @@ def _learned_part(version: DatasetVersion) -> str:
 
 def written(job: Job, result: dict[str, Any], artifact: Artifact | None) -> dict[str, Any]:
     """The rows are stored: the version is ready. Runs in the transaction that writes *succeeded*."""
-    version = DatasetVersion.objects.select_related("dataset", "workspace").get(pk=job.subject_id)
-    assert artifact is not None  # noqa: S101  (the recipe always stores one)
-    with artifacts.open_file(artifact, "report.json") as file:
-        report = json.load(file)
-    version.become_ready(artifact=artifact, report=report, result=result, at=timezone.now())
-    edges.link(job, "wrote", version, workspace=version.workspace)
-    by = Actor.system(job.recipe, version.workspace)
-    audit.record("dataset.version_ready", version, by=by, rows=version.rows, digest=version.digest)
-    _tell(version)
-    return {"dataset": str(version.dataset_id), "dataset_version": str(version.pk), "reference": str(version)}
+    return endings.ready(job, result, artifact, relation="wrote")
 
 
 def not_written(job: Job) -> None:
     """The job failed or was cancelled: say why."""
-    version = DatasetVersion.objects.select_related("dataset", "workspace").filter(pk=job.subject_id).first()
-    if version is None or not version.is_importing:
-        return
-    why = f"{job.failure_message} {job.failure_hint}".strip() or "It was cancelled."
-    version.become_failed(why, at=timezone.now())
-    by = Actor.system(job.recipe, version.workspace)
-    audit.record("dataset.version_failed", version, by=by, failure=job.failure_class or "cancelled")
-    _tell(version)
+    endings.failed(job, otherwise="It was cancelled.")
 
 
 def tried_again(old: Job, new: Job) -> None:
-    """A person's retry: the same version is made once more. Raises Conflict when there is nothing left to try."""
-    version = DatasetVersion.objects.select_related("dataset").filter(pk=old.subject_id).first()
-    if version is None:
-        raise Conflict("Its data set has been deleted.")
-    if version.is_ready:
-        raise Conflict(f"{version} is ready; there is nothing to try again.")
-    needed = {given["artifact"] for given in new.inputs.values() if "artifact" in given}
-    if Artifact.objects.filter(pk__in=needed).count() < len(needed):
-        raise Conflict("What it was to be made from has been deleted.")
-    version.state, version.failure, version.job_id = VersionState.IMPORTING, "", new.pk
-    version.save(update_fields=["state", "failure", "job_id"])
-    _tell(version)
-
-
-def _tell(version: DatasetVersion) -> None:
-    live.publish(f"workspace.{version.workspace_id}", kind="dataset", id=str(version.dataset_id))
+    """A person's retry. Raises Conflict when there is nothing left to try."""
+    endings.again(old, new, gone="What it was to be made from has been deleted.")
 
 
 __all__ = ["launch", "not_written", "tried_again", "written"]
