@@ -203,7 +203,8 @@ class DatasetPage(WorkspacePage):
 
     def get(self, request: HttpRequest, pk: UUID, form: DatasetForm | None = None, status: int = 200) -> HttpResponse:
         dataset = access.find(Dataset.objects.all(), self.actor, pk=pk)
-        page = self.paged(versions_with_all().filter(dataset=dataset).order_by("-number"), size=25)
+        versions = versions_with_all().select_related("parent__dataset").defer("report", "parent__report")
+        page = self.paged(versions.filter(dataset=dataset).order_by("-number"), size=25)
         start = {"name": dataset.name, "description": dataset.description}
         return self.render(
             "datasets/dataset.html",
