@@ -1,22 +1,20 @@
 """Pages of one version: what the checks found, its rows, and what it has other than another version."""
 
-import json
 from typing import Any
-from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
-from django.urls import NoReverseMatch, reverse
 
-from datasets_app import downloads, finder, preview
+from datasets_app import downloads, extensions, finder, preview, suggesting
 from datasets_app.actions import blocks, datasets
 from datasets_app.exporting import formats_for
 from datasets_app.models import DatasetVersion, VersionState
 from datasets_app.queries import versions_with_all
 from datasets_app.rowqueries import NUMBERS, read_query
 from datasets_app.searching import Query
+from datasets_app.suggestions import together
 from project.jobs.models import Job
 from project.kernel import access
 from project.kernel.errors import Problem
@@ -65,7 +63,9 @@ class VersionPage(AboutVersion):
     def get(self, request: HttpRequest, pk: UUID) -> HttpResponse:
         version = self.version(pk)
         job = Job.objects.filter(pk=version.job_id).first() if version.job_id else None
-        context: dict[str, Any] = report_context(version) if version.is_ready else {}
+        context: dict[str, Any] = {}
+        if version.is_ready:
+            context = report_context(version) | {"panels": extensions.panels(version, self.actor)}
         return self.show("datasets/version.html", version, tab="overview", job=job, **context)
 
 
@@ -74,12 +74,13 @@ def report_context(version: DatasetVersion) -> dict[str, Any]:
     figures = version.report.get("figures", {})
     lengths, labels = figures.get("lengths", {}), figures.get("labels", {})
     findings = [
-        {**finding, "fix_url": fix_url(version, finding.get("fix", ()))}
+        {**finding, "fix_url": suggesting.prepare_url(version, finding.get("fix", ()))}
         for finding in version.report.get("findings", [])
     ]
     return {
+        "advice": suggesting.all_as_json(version, suggesting.of(version)),
         "findings": findings,
-        "fix_all_url": fix_url(version, _all_fixes(findings)) if _fixable(findings) > 1 else "",
+        "fix_all_url": _fix_all_url(version, findings),
         "fatal": blocks.fatal(version),
         "lengths": lengths,
         "histograms": [
@@ -94,28 +95,10 @@ def report_context(version: DatasetVersion) -> dict[str, Any]:
     }
 
 
-def _fixable(findings: list[dict[str, Any]]) -> int:
-    return sum(bool(finding.get("fix")) for finding in findings)
-
-
-def _all_fixes(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The steps of all findings, each once; texts are changed before rows are compared."""
-    steps: list[dict[str, Any]] = []
-    for finding in findings:
-        steps += [step for step in finding.get("fix", ()) if step not in steps]
-    order = {"transform": 0, "redact": 1, "filter": 2, "drop_duplicates": 3, "near_duplicates": 4}
-    return sorted(steps, key=lambda step: order.get(step["type"], 2))
-
-
-def fix_url(version: DatasetVersion, steps: Any) -> str:
-    """The page that prepares a version, with these steps filled in; empty without steps."""
-    if not steps:
-        return ""
-    try:
-        address = reverse("dataset-prepare", args=[version.pk])
-    except NoReverseMatch:
-        return ""
-    return f"{address}?{urlencode({'steps': json.dumps(list(steps))})}"
+def _fix_all_url(version: DatasetVersion, findings: list[dict[str, Any]]) -> str:
+    """The page that prepares with the steps of all findings; empty when fewer than two have some."""
+    fixes = [finding["fix"] for finding in findings if finding.get("fix")]
+    return suggesting.prepare_url(version, together(fixes)) if len(fixes) > 1 else ""
 
 
 class RowsPage(AboutVersion):

@@ -12,7 +12,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from datasets_app import downloads, finder, storage
+from datasets_app import downloads, extensions, finder, storage, suggesting
 from datasets_app.actions import blocks, datasets
 from datasets_app.api import serializers as shapes
 from datasets_app.exporting import EXPORTS
@@ -24,6 +24,7 @@ from project.kernel.api.pagination import Pages
 from project.kernel.errors import invalid
 
 SHOWN = ("added", "removed", "changed")
+MOST_HELD_OUT = 5
 
 
 class LiftBlock(StrictSerializer):
@@ -93,8 +94,34 @@ class RowActions(WorkspaceViewSet):
     @extend_schema(responses=OpenApiTypes.OBJECT, filters=False)
     @action(detail=True)
     def report(self, request: Request, pk: str) -> Response:
-        """What the checks found: `summary`, `findings`, `figures`, `bad_lines`."""
-        return Response(self._ready().report)
+        """What the checks found: `summary`, `findings`, `figures`, `bad_lines`; in `see_also` where more is known."""
+        version = self._ready()
+        links = [dict(link) for panel in extensions.panels(version, self.actor) for link in panel.links]
+        here = f"/api/v1/dataset-versions/{version.pk}/suggestions/"
+        return Response({**version.report, "see_also": [{"what": "suggestions", "url": here}, *links]})
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "held_out",
+                str,
+                description="a version that models are measured on, an id or a reference, several with commas between: "
+                "look for its rows here too, however many there are",
+            )
+        ],
+        responses=shapes.SuggestionsSerializer,
+        filters=False,
+    )
+    @action(detail=True)
+    def suggestions(self, request: Request, pk: str) -> Response:
+        """The few changes most likely to help, the best first, each with its evidence and its steps."""
+        version = self._ready()
+        names = [name.strip() for name in request.query_params.get("held_out", "").split(",") if name.strip()]
+        if len(names) > MOST_HELD_OUT:
+            raise invalid("held_out", f"Name at most {MOST_HELD_OUT} versions.")
+        workspace = self.actor.workspace
+        against = [datasets.resolve(workspace, name, field="held_out") for name in names]
+        return Response(suggesting.all_as_json(version, suggesting.of(version, against)))
 
     @extend_schema(
         parameters=[

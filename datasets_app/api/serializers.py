@@ -219,3 +219,32 @@ class RowSerializer(serializers.Serializer[StoredRow]):
     row = serializers.JSONField()
     meta = serializers.JSONField()
     hash = serializers.CharField()
+
+
+class SuggestionSerializer(serializers.Serializer[Any]):
+    """One change that is likely to help. `share` of all rows, from 0 to 1, are concerned."""
+
+    name = serializers.CharField()
+    title = serializers.CharField(help_text="what to do")
+    evidence = serializers.CharField(help_text="the numbers it follows from")
+    rows = serializers.IntegerField()
+    share = serializers.FloatField()
+    figure = serializers.CharField(help_text="where in the report they are")
+    severity = serializers.ChoiceField(choices=["error", "warning", "info"])
+    why = serializers.CharField(help_text="why it matters to the model")
+    effect = serializers.CharField(help_text="what remains afterwards")
+    steps = serializers.ListField(child=serializers.DictField(), help_text="empty where only a person can")
+    prepare = serializers.CharField(help_text="the page that opens the steps; empty without any")
+    url = serializers.CharField(help_text="a page where a person can do it; may be empty")
+    url_words = serializers.CharField()
+
+
+class SuggestionsSerializer(serializers.Serializer[Any]):
+    """`steps` are those of all suggestions, as one list that can be prepared with."""
+
+    version = serializers.UUIDField()
+    reference = serializers.CharField()
+    rows = serializers.IntegerField()
+    suggestions = SuggestionSerializer(many=True)
+    steps = serializers.ListField(child=serializers.DictField())
+    prepare = serializers.CharField()

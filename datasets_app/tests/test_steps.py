@@ -35,8 +35,10 @@ KINDS: dict[str, dict[str, Any]] = {
 # Where a step's parameters have to be other than its example's, or it refuses a kind of rows, and why.
 PARAMS: dict[str, dict[str, Any]] = {
     "mix": {"data": {"other:1": 1.0}},
+    "without": {"data": "other:1"},
     "sample": {"fraction": 0.5},
     "shuffle": {},
+    "balance": {"rows": 1},
     "casing": {},
 }
 REFUSES = {
@@ -147,7 +149,7 @@ def test_the_same_seed_gives_the_same_rows(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", STEPS.names())
 def test_a_step_takes_no_rows_and_no_unknown_parameter(name: str, tmp_path: Path) -> None:
-    others = {"other:1": [entry(KINDS["completion"])]} if name == "mix" else {}
+    others = {"other:1": [entry(KINDS["completion"])]} if name in ("mix", "without") else {}
     made, _ = prepare([], params_of(name), folder=tmp_path, others=others)
     assert len(made) <= 1  # of a mix, the other data set's row
     with pytest.raises(StepErrors, match=r"Step 1 .*nonsense: There is no such parameter\. Known: "):
@@ -470,6 +472,31 @@ def test_mixing_by_weight(tmp_path: Path) -> None:
     exactly, _ = prepare(here, {**step, "until": "rows", "rows": 5000}, folder=tmp_path, others=there)
     assert len(exactly) == 5000 and 0.2 < sum("dolly" in row.data for row in exactly) / 5000 < 0.3
     assert {row.number for row in exactly} - {0} == {row.number for row in here}  # all, and some of them anew
+
+
+def test_what_another_data_set_asks_is_dropped(tmp_path: Path) -> None:
+    here = pairs(("Where is  my card?", "here"), ("Hi", "hello"), ("Bye", "ciao"))
+    there = {"test:1": pairs(("WHERE is my card?", "there"), ("Bye", "ciao"), ("Never", "asked"))}
+    step = {"type": "without", "data": "test:1"}
+    made, preparation = prepare(here, step, folder=tmp_path, others=there)
+    assert of(made) == [("Hi", "hello")] and preparation.tallies[0].why == {"test:1 asks it too": 2}
+    made, _ = prepare(here, {**step, "by": "row"}, folder=tmp_path, others=there)
+    assert of(made) == [("Where is  my card?", "here"), ("Hi", "hello")]
+    assert len(prepare(here, step, folder=tmp_path, others={"test:1": []})[0]) == 3
+    with pytest.raises(StepErrors, match="Name the data set"):
+        parse([{**step, "data": " "}])
+
+
+def test_a_frequent_label_is_cut_and_a_rare_one_kept(tmp_path: Path) -> None:
+    rows = pairs(*((f"q {n}", "rare" if n % 10 == 0 else "often", {"topic": n % 2}) for n in range(100)))
+    made, preparation = prepare(rows, {"type": "balance", "rows": 30}, folder=tmp_path)
+    assert Counter(answer for _, answer in of(made)) == {"often": 30, "rare": 10}
+    assert [row.number for row in made] == sorted(row.number for row in made)
+    assert preparation.tallies[0].why == {"its label has more than 30 rows": 60}
+    by_topic, _ = prepare(rows, {"type": "balance", "rows": 7, "column": "topic"}, folder=tmp_path)
+    assert Counter(meta_of(row)["topic"] for row in by_topic) == {0: 7, 1: 7}
+    with pytest.raises(StepError, match=r"row 1: there is no column 'colour'"):
+        prepare(rows, {"type": "balance", "rows": 7, "column": "colour"}, folder=tmp_path)
 
 
 # --- splits
