@@ -8,7 +8,9 @@ the network. Proxies of the environment are not used: they would resolve the nam
 
 import ipaddress
 import json
+import queue
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -23,6 +25,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 CONNECT_SECONDS = 10.0
+LOOKUPS = 16  # names that a process looks up at a time
 MOST_BYTES = 16 * 1024**2  # of an answer, unpacked
 MOST_REDIRECTS = 3
 LONGEST_URL = 500
@@ -31,6 +34,7 @@ LONGEST_URL = 500
 _METADATA = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "100.64.0.0/10", "fd00:ec2::/32")))
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # NAT64 (RFC 6052): the last four bytes are an IPv4 address
 _deadline: ContextVar[float] = ContextVar("deadline")
+_lookups = threading.BoundedSemaphore(LOOKUPS)
 
 
 class OutgoingError(Exception):
@@ -167,16 +171,54 @@ def read_url(url: str, allowed: AllowList) -> Target:
     return target
 
 
-def addresses_of(host: str, port: int, allowed: AllowList) -> list[Address]:
-    """Where `host` is, all of them judged: one forbidden address among public ones is a trick. Raises OutgoingError."""
+def addresses_of(host: str, port: int, allowed: AllowList, *, seconds: float = CONNECT_SECONDS) -> list[Address]:
+    """Where `host` is, all of them judged: one forbidden address among public ones is a trick.
+
+    Raises OutgoingError, also when the name is not looked up within `seconds`.
+    """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = _look_up(host, port, seconds)
     except (socket.gaierror, UnicodeError):
         raise OutgoingError(f"There is no host '{host}', or its name can't be looked up from here.") from None
     addresses = list(dict.fromkeys(ipaddress.ip_address(str(place[4][0]).partition("%")[0]) for place in found))
     if not allowed.names(host, port) and not all(map(allowed.permits, addresses)):
         raise _forbidden(host)
     return addresses
+
+
+def _look_up(host: str, port: int, seconds: float) -> list[Any]:
+    """What `getaddrinfo` finds. It has no time limit and can't be interrupted, so it has a thread of its own.
+
+    A thread whose name server never answers goes on until the system gives up. There are at most `LOOKUPS` of them;
+    who comes when all hang waits for one to end, no longer than `seconds` in all.
+    """
+    until, places = time.monotonic() + seconds, _lookups
+    if not places.acquire(timeout=seconds):
+        raise OutgoingError(f"'{host}' can't be looked up: the name server of this host leaves others waiting too.")
+    answer: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:  # raised where it is waited for
+            answer.put(error)
+        finally:
+            places.release()
+
+    try:
+        threading.Thread(target=ask, name=f"look-up-{host[:40]}", daemon=True).start()
+    except BaseException:
+        places.release()
+        raise
+    try:
+        found = answer.get(timeout=max(until - time.monotonic(), 0.001))
+    except queue.Empty:
+        raise OutgoingError(
+            f"'{host}' was not looked up within {seconds:.3g} seconds: the name server does not answer. Try again."
+        ) from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _forbidden(host: str) -> Refused:
@@ -204,7 +246,7 @@ class _Checked(httpcore.NetworkBackend):
         socket_options: Any = None,
     ) -> httpcore.NetworkStream:
         failure: Exception | None = None
-        for address in addresses_of(host, port, self._allowed):
+        for address in addresses_of(host, port, self._allowed, seconds=_left(timeout)):
             try:
                 return _Stream(self._inner.connect_tcp(str(address), port, _left(timeout), None, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:

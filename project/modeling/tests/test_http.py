@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from project.modeling.http import AllowList, Outgoing, OutgoingError, Refused, is_public, read_url
+from project.modeling import http
+from project.modeling.http import AllowList, Outgoing, OutgoingError, Refused, addresses_of, is_public, read_url
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -157,6 +158,41 @@ def test_one_forbidden_address_among_public_ones_is_enough(monkeypatch: pytest.M
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
     with Outgoing() as client, pytest.raises(Refused):
         client.call("GET", "http://two-faced.example/", seconds=1)
+
+
+def test_a_name_server_that_never_answers_holds_nobody_longer_than_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, asked = threading.Event(), threading.Semaphore(0)
+
+    def hanging(host: str, port: int, **_: Any) -> Any:
+        asked.release()
+        answers.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    monkeypatch.setattr(http, "_lookups", threading.BoundedSemaphore(2))
+    try:
+        with Outgoing() as outgoing:
+            for _ in range(2):
+                with pytest.raises(OutgoingError, match=r"'dead.example' was not looked up within 0\.\d+ seconds"):
+                    outgoing.call("GET", "https://dead.example/", seconds=0.1)
+                assert asked.acquire(timeout=10)
+            with pytest.raises(OutgoingError, match="leaves others waiting"):
+                outgoing.call("GET", "https://other.example/", seconds=0.1)
+        assert not asked.acquire(blocking=False), "a third thread was started"
+    finally:
+        answers.set()
+    # The two hanging ones end, and their places are free again.
+    for _ in range(3):
+        assert [str(found) for found in addresses_of("live.example", 443, AllowList())] == ["93.184.216.34"]
+
+
+def test_what_the_resolver_says_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", failing)
+    with pytest.raises(OutgoingError, match="or its name can't be looked up"):
+        addresses_of("gone.example", 443, AllowList())
 
 
 def test_a_redirect_is_judged_like_any_address(server: str) -> None:
