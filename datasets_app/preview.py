@@ -3,16 +3,21 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
-from datasets_app import storage
+from datasets_app import portions
 from datasets_app.models import DatasetVersion
+from datasets_app.storage import StoredRow
 from project.kernel import artifacts
 
 PAGE = 20  # rows
 _BEGINNING = 600  # characters of one text that are shown at once
 _BEFORE_HIT = 200  # characters that are shown before the first hit of a search
-_LONGEST = 20_000  # characters that are shown at all; the API has all of it
+_LONGEST = 20_000  # characters of one text that are shown at all; the API has all of it
+_LONGEST_ROW = 50_000  # characters, of all its texts
+_MOST_TURNS = 100  # of a row
+_LONGEST_META = 4_000  # characters of the other columns
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,12 @@ class Turn:
 
     @property
     def is_cut(self) -> bool:
-        return len(self.text) > _BEGINNING
+        return len(self.text) > _BEGINNING or self.is_shortened
+
+    @property
+    def is_shortened(self) -> bool:
+        """Is there more of the text than the page has?"""
+        return len(self.text) < self.length
 
     @property
     def beginning(self) -> list[tuple[str, bool]]:
@@ -37,7 +47,8 @@ class Turn:
         hit = re.search(re.escape(self.search), self.text, re.IGNORECASE) if self.search else None
         start = max(hit.start() - _BEFORE_HIT, 0) if hit and hit.end() > _BEGINNING else 0
         text = self.text[start : start + _BEGINNING]
-        return pieces(f"{'…' if start else ''}{text}{'…' if start + _BEGINNING < len(self.text) else ''}", self.search)
+        is_end = start + _BEGINNING >= len(self.text) and not self.is_shortened
+        return pieces(f"{'…' if start else ''}{text}{'' if is_end else '…'}", self.search)
 
 
 def pieces(text: str, search: str) -> list[tuple[str, bool]]:
@@ -53,6 +64,7 @@ class ShownRow:
     number: int
     turns: list[Turn]
     meta: dict[str, Any]
+    turns_left_out: int = 0  # the page has no room for them
 
 
 class Rows(Sequence[ShownRow]):
@@ -67,21 +79,51 @@ class Rows(Sequence[ShownRow]):
     def __getitem__(self, index: Any) -> Any:
         assert isinstance(index, slice) and self._version.artifact  # noqa: S101  (a Paginator asks for slices)
         start, stop, _ = index.indices(len(self))
-        folder = artifacts.local_path(self._version.artifact)
-        return [shown(row) for row in storage.read(folder, start, stop - start)]
+        return numbered(self._version, range(start + 1, stop + 1))
 
 
-def shown(stored: storage.StoredRow, search: str = "") -> ShownRow:
-    """A row as a page shows it; what was searched for is marked."""
-    turns = [replace(turn, search=search) for turn in _turns(stored.row)] if search else _turns(stored.row)
-    return ShownRow(stored.number, turns, stored.meta)
+def shown(stored: StoredRow, search: str = "") -> ShownRow:
+    """A row as a page shows it: shortened where it has megabytes. What was searched is marked."""
+    every, turns, room = _turns(stored.row), [], _LONGEST_ROW
+    for turn in every[:_MOST_TURNS]:
+        text = turn.text[: min(room, _LONGEST)]
+        turns.append(replace(turn, text=text, search=search))
+        room -= len(text)
+        if room <= 0:
+            break
+    return ShownRow(stored.number, turns, _Brief().of(stored.meta), len(every) - len(turns))
+
+
+class _Brief:
+    """Makes the other columns short: once `room` is used up, what follows is only counted."""
+
+    def __init__(self) -> None:
+        self.room = _LONGEST_META  # characters
+
+    def of(self, value: Any) -> Any:
+        if isinstance(value, str):
+            kept = value[: max(self.room, 0)]
+            self.room -= len(kept)
+            return value if len(kept) == len(value) else f"{kept}… ({len(value):,} characters)"
+        self.room -= 2
+        if isinstance(value, list):
+            parts = [self.of(part) for part in takewhile(self._has_room, value)]
+            return parts if len(parts) == len(value) else [*parts, f"… ({len(value) - len(parts):,} more)"]
+        if isinstance(value, dict):
+            found = {self.of(name): self.of(part) for name, part in takewhile(self._has_room, value.items())}
+            return found if len(found) == len(value) else {**found, "…": f"{len(value) - len(found):,} more"}
+        return value
+
+    def _has_room(self, _: Any) -> bool:
+        return self.room > 0
 
 
 def numbered(version: DatasetVersion, numbers: Sequence[int], search: str = "") -> list[ShownRow]:
-    """The rows with these numbers."""
+    """The rows with these numbers, each shortened before the next one is read."""
     assert version.artifact  # noqa: S101  (it is ready)
     folder = artifacts.local_path(version.artifact)
-    return [shown(row, search) for row in storage.numbered(folder, numbers)]
+    found = {row.number: shown(row, search) for row in portions.each(folder, numbers)}
+    return [found[number] for number in numbers]
 
 
 def _turns(row: dict[str, Any]) -> list[Turn]:
@@ -118,7 +160,7 @@ def _conversation(prompt: list[dict[str, Any]], answers: list[tuple[str, list[di
 
 
 def _turn(role: str, who: str, text: str) -> Turn:
-    return Turn("user" if role == "tool" else role, who, text[:_LONGEST], len(text))
+    return Turn("user" if role == "tool" else role, who, text, len(text))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ MOST_ROWS = 100
 SECONDS = 20.0
 _OTHERS = 1000  # rows of another data set that take part
 _SHOWN = 20_000  # characters of a text in the answer
+_SHOWN_ROW = 100_000  # characters of a row, or of its other columns
+_SHOWN_PARTS = 100  # of a list, as that of the messages
 _ANSWER = 32 * 1024**2  # bytes of the answer
 _MEMORY = 2 * 1024**3  # bytes of data in the process of a preview
 
@@ -46,7 +48,8 @@ class Request(BaseModel):
 class Shown(BaseModel):
     """One row of the source: its canonical row before, the rows that became of it, or why there is none.
 
-    `number` 0 are rows of other data sets. `step` is the one that dropped it, 0 for none.
+    `number` 0 are rows of other data sets. `step` is the one that dropped it, 0 for none. Long texts are cut, and
+    long lists: `left_out` counts the messages and other parts of them that are not here.
     """
 
     number: int
@@ -58,6 +61,7 @@ class Shown(BaseModel):
     step: int = 0
     why: str = ""
     part: str = ""
+    left_out: int = 0
 
 
 class Answer(BaseModel):
@@ -115,24 +119,40 @@ def preview(request: Request) -> Answer:
 
 
 def _before(entry: Entry) -> Shown:
-    before, meta = _cut(json.loads(entry.data)), _cut(json.loads(entry.meta))
-    return Shown(number=entry.number, before=before, before_meta=meta)
+    row, meta = _Cut(), _Cut()
+    before, before_meta = row.of(json.loads(entry.data)), meta.of(json.loads(entry.meta))
+    return Shown(number=entry.number, before=before, before_meta=before_meta, left_out=row.left_out + meta.left_out)
 
 
 def _add_after(row: Shown, entry: Entry, before: Entry | None) -> None:
-    row.after.append(_cut(json.loads(entry.data)))
-    row.after_meta.append(_cut(json.loads(entry.meta)))
+    after, meta = _Cut(), _Cut()
+    row.after.append(after.of(json.loads(entry.data)))
+    row.after_meta.append(meta.of(json.loads(entry.meta)))
+    row.left_out += after.left_out + meta.left_out
     same = before is not None and entry.data == before.data and json.loads(entry.meta) == json.loads(before.meta)
     row.changed = len(row.after) > 1 or not same
 
 
-def _cut(value: Any) -> Any:
-    """The value with its long texts cut: a page shows the beginning, and the answer has to stay small."""
-    if isinstance(value, str):
-        return value if len(value) <= _SHOWN else f"{value[:_SHOWN]}… ({len(value):,} characters)"
-    if isinstance(value, dict):
-        return {name: _cut(part) for name, part in value.items()}
-    return [_cut(part) for part in value] if isinstance(value, list) else value
+class _Cut:
+    """A row, or its other columns, with the beginning of its texts and lists: the answer has to stay small."""
+
+    def __init__(self) -> None:
+        self.left_out = 0
+        self._room = _SHOWN_ROW
+
+    def of(self, value: Any) -> Any:
+        if isinstance(value, str):
+            kept = value[: max(min(self._room, _SHOWN), 0)]
+            self._room -= len(kept)
+            return value if len(kept) == len(value) else f"{kept}… ({len(value):,} characters)"
+        self._room -= 1
+        if isinstance(value, dict):  # all its names: a row has to stay one
+            return {name: self.of(part) for name, part in value.items()}
+        if isinstance(value, list):
+            kept_parts = [self.of(part) for part in takewhile(lambda _: self._room > 0, value[:_SHOWN_PARTS])]
+            self.left_out += len(value) - len(kept_parts)
+            return kept_parts
+        return value
 
 
 def preview_apart(request: Request, *, seconds: float = SECONDS) -> Answer:
@@ -161,7 +181,7 @@ def preview_apart(request: Request, *, seconds: float = SECONDS) -> Answer:
         answer.seek(0)
         said = answer.read(_ANSWER + 1)
     if len(said) > _ANSWER:
-        raise PreviewFailed("These rows are too long for a preview.")
+        raise PreviewFailed("These rows are too long for a preview. Try it with fewer rows.")
     return Answer.model_validate_json(said)
 
 

@@ -224,9 +224,10 @@ class Source:
         where = f"position {error.start + 1} of the line"
         return f"byte 0x{byte:02X} at {where} is not {encodings.label(encoding)}. {advice}"
 
-    def part(self, path: Path) -> "Source":
-        """One file of a folder, with the same limits."""
-        return replace(self, path=path, name=path.name, _raw=None, _unpacking=None, _done=0, _out=None)
+    def part(self, path: Path, *, unpacked: int = 0) -> "Source":
+        """One file of a folder, of which `unpacked` bytes came out already: the limits are those of all of it."""
+        left = replace(self.limits, unpacked_bytes=max(self.limits.unpacked_bytes - unpacked, 0))
+        return replace(self, path=path, name=path.name, limits=left, _raw=None, _unpacking=None, _done=0, _out=None)
 
 
 class _Counted(io.FileIO):

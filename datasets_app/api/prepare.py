@@ -65,6 +65,7 @@ class ShownSerializer(serializers.Serializer[Any]):
     step = serializers.IntegerField()
     why = serializers.CharField()
     part = serializers.CharField(help_text="which part of a split it goes to, of these rows alone")
+    left_out = serializers.IntegerField(help_text="messages and other parts of long lists that are not shown")
 
 
 class PreviewSerializer(serializers.Serializer[Any]):

@@ -1,6 +1,9 @@
-"""What a version holds, over the API: its rows, its report, what it has other than another, and all of it as a file."""
+"""What a version holds, over the API: its rows, its report, what it has other than another, and all of it as a file.
 
-from dataclasses import asdict
+An answer has at most `portions.BUDGET` bytes of rows: `next` goes on behind the last one that fits.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,12 +15,13 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from datasets_app import downloads, extensions, finder, storage, suggesting
+from datasets_app import downloads, extensions, finder, portions, suggesting
 from datasets_app.actions import blocks, datasets
 from datasets_app.api import serializers as shapes
 from datasets_app.exporting import EXPORTS
 from datasets_app.models import DatasetVersion
 from datasets_app.rowqueries import PARAMETERS, read_query
+from datasets_app.storage import StoredRow
 from project.kernel import artifacts
 from project.kernel.api.base import StrictSerializer, WorkspaceViewSet
 from project.kernel.api.pagination import Pages
@@ -42,7 +46,12 @@ class PairSerializer(serializers.Serializer[Any]):
 
 _PAGING = [
     OpenApiParameter("offset", int, description="rows to skip"),
-    OpenApiParameter("limit", int, description="rows to return, at most 500"),
+    OpenApiParameter(
+        "limit",
+        int,
+        description=f"rows to return, at most 500; fewer when they have more than {portions.BUDGET // 1024**2} MiB "
+        "together (a longer row comes alone): `next` goes on behind them",
+    ),
 ]
 
 
@@ -84,12 +93,13 @@ class RowActions(WorkspaceViewSet):
         folder = artifacts.local_path(version.artifact)  # type: ignore[arg-type]  # ready
         if query.is_everything:
             count: int | None = version.rows
-            rows = storage.read(folder, offset, limit)
+            numbers: Sequence[int] = range(offset + 1, min(offset + limit, version.rows) + 1)
         else:
             found = finder.find(version, query, offset, limit)
-            count, rows = found["count"], storage.numbered(folder, found["numbers"])
-        more = len(rows) == limit if count is None else offset + limit < count
-        return _page(request, offset, limit, more, count=count, results=[asdict(row) for row in rows])
+            count, numbers = found["count"], found["numbers"]
+        rows = portions.fitting(folder, numbers)
+        more = len(numbers) == limit or len(rows) < len(numbers) if count is None else offset + len(rows) < count
+        return _page(request, offset, limit, more, count=count, results=[_as_json(row) for row in rows])
 
     @extend_schema(responses=OpenApiTypes.OBJECT, filters=False)
     @action(detail=True)
@@ -142,9 +152,8 @@ class RowActions(WorkspaceViewSet):
         found = finder.diff(old, new, show, offset, limit)
         count = found["counts"][show]
         results = pairs(old, new, found["rows"])
-        return _page(
-            request, offset, limit, offset + limit < count, counts=found["counts"], count=count, results=results
-        )
+        more = offset + len(results) < count
+        return _page(request, offset, limit, more, counts=found["counts"], count=count, results=results)
 
     @extend_schema(
         parameters=[
@@ -172,12 +181,12 @@ class RowActions(WorkspaceViewSet):
         if near == "true":
             found = finder.similar(learned, held_out, offset, limit)
             results, count = pairs(learned, held_out, found.pop("rows")), found["near"]
-            return _page(request, offset, limit, offset + limit < count, **found, count=count, results=results)
+            return _page(request, offset, limit, offset + len(results) < count, **found, count=count, results=results)
         found = finder.leakage(learned, held_out, offset, limit)
         count = found["same"] + found["same_question"]
         results = pairs(learned, held_out, found["rows"])
         counts = {name: found[name] for name in ("same", "same_question")}
-        return _page(request, offset, limit, offset + limit < count, **counts, count=count, results=results)
+        return _page(request, offset, limit, offset + len(results) < count, **counts, count=count, results=results)
 
     def _other(self, request: Request) -> DatasetVersion:
         reference = request.query_params.get("to", "")
@@ -220,7 +229,7 @@ def _page(request: Request, offset: int, limit: int, more: bool, **body: Any) ->
     return Response(
         {
             **body,
-            "next": at(offset + limit) if more else None,
+            "next": at(offset + len(results)) if more and results else None,
             "previous": at(max(offset - limit, 0)) if offset else None,
             "results": results,
         }
@@ -228,10 +237,12 @@ def _page(request: Request, offset: int, limit: int, more: bool, **body: Any) ->
 
 
 def pairs(old: DatasetVersion, new: DatasetVersion, numbers: list[list[int | None]]) -> list[dict[str, Any]]:
-    """[{old, new}]: the rows with these numbers, null where there is none."""
-    sides: list[dict[int, Any]] = []
-    for side, version in enumerate((old, new)):
-        wanted = sorted({pair[side] for pair in numbers if pair[side] is not None})  # type: ignore[type-var]
-        folder = artifacts.local_path(version.artifact)  # type: ignore[arg-type]  # both are ready
-        sides.append({row.number: asdict(row) for row in storage.numbered(folder, wanted)})  # type: ignore[arg-type]
-    return [{"old": sides[0].get(a or 0), "new": sides[1].get(b or 0)} for a, b in numbers]
+    """[{old, new}]: the rows with these numbers, null where there is none; as many of the first as fit."""
+    folders = artifacts.local_path(old.artifact), artifacts.local_path(new.artifact)  # type: ignore[arg-type]  # ready
+    found = portions.fitting_pairs(folders, numbers)
+    return [{"old": _as_json(one), "new": _as_json(other)} for one, other in found]
+
+
+def _as_json(row: StoredRow | None) -> dict[str, Any] | None:
+    # Not dataclasses.asdict, which copies all of a row.
+    return None if row is None else {name: getattr(row, name) for name in ("number", "row", "meta", "hash")}

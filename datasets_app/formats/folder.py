@@ -33,19 +33,30 @@ def detect(head: Head) -> Guess | None:
 
 
 def read(source: Source) -> Iterator[Record | BadLine]:
-    number = done = 0
+    done = out = 0
     for path in chosen_files(source):
-        part = source.part(path)
-        found = detect_format(part)
-        for record in found.format.read(part):
-            number += 1
-            source.advance(done + part.position, done + part.unpacked)
+        part = source.part(path, unpacked=out)
+        for record in _records(source, part):
+            source.advance(done + part.position, out + part.unpacked)
             if isinstance(record, BadLine):
                 yield BadLine(record.line, f"{path.name}: {record.reason}")
             else:
                 yield Record(record.line, record.fields)
         done += part.size
-    source.advance(source.size)
+        out += part.unpacked
+    source.advance(source.size, out)
+
+
+def _records(source: Source, part: Source) -> Iterator[Record | BadLine]:
+    """What one file holds. A file that is small enough by itself may be the one with which the folder is too large."""
+    try:
+        yield from detect_format(part).format.read(part)
+    except UserError as error:
+        if part.limits == source.limits or "MAX_UNPACKED_BYTES" not in error.hint:
+            raise
+        most = f"{source.limits.unpacked_bytes:,} bytes"
+        words = f"{source.name} unpacks to more than {most}: {part.name} is too much beside the files before it."
+        raise UserError(words, hint=error.hint, field=error.field) from error
 
 
 def chosen_files(source: Source) -> list[Path]:

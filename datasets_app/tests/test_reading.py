@@ -524,6 +524,33 @@ def test_a_saved_folder_with_a_damaged_listing_is_refused(tmp_path: Path, conten
         imported(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "parquet", "arrow"])
+def test_the_limits_are_those_of_a_folder_not_of_each_file(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [{"prompt": f"question {n}", "completion": f"{n} " * 500} for n in range(50)]
+    columns = {name: [row[name] for row in rows] for name in ("prompt", "completion")}
+    for number in range(4):
+        match kind:
+            case "gzip":
+                write(folder, f"part-{number}.jsonl.gz", gzip.compress(jsonl(rows)))
+            case "zstd":
+                write(folder, f"part-{number}.jsonl.zst", zstandard.compress(jsonl(rows)))
+            case "parquet":
+                write(folder, f"part-{number}.parquet", parquet(columns, use_dictionary=False))
+            case "arrow":
+                table = pa.table(columns)
+                options = pa.ipc.IpcWriteOptions(compression="zstd")
+                with pa.ipc.new_file(str(folder / f"part-{number}.arrow"), table.schema, options=options) as file:
+                    file.write(table)
+    each = len(jsonl(rows))
+    assert len(imported(folder, limits=Limits(unpacked_bytes=5 * each, rows=200))) == 200
+    with pytest.raises(UserError, match=r"data unpacks to more than .* part-[12]"):
+        imported(folder, limits=Limits(unpacked_bytes=2 * each + 1))
+    with pytest.raises(UserError, match="data has more than 199 rows"):
+        imported(folder, limits=Limits(rows=199))
+
+
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "notes.bin", b"\0")
     with pytest.raises(UserError, match="a folder without a file of rows"):
