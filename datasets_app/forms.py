@@ -1,5 +1,6 @@
 """The forms of data sets."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -19,6 +20,11 @@ def _formats() -> list[tuple[str, str]]:
 
 def _encodings() -> list[tuple[str, str]]:
     return [("auto", "Recognise it"), *KNOWN.items()]
+
+
+def _choice(part: str) -> str:
+    """A part with what it is, short: "Prompt: what the model is given"."""
+    return f"{part.capitalize()}: {re.split('[:;,]', PARTS[part])[0]}"
 
 
 class UploadForm(forms.Form):
@@ -79,7 +85,7 @@ class UploadForm(forms.Form):
         """Ask what each column is. `suggestion` (part -> column) is chosen beforehand, `rows` are shown."""
         parts = {column: part for part, column in suggestion.items()}
         self.columns = list(columns)[:MAPPED_COLUMNS]
-        choices = [("", "Kept beside the row"), *((part, part.capitalize()) for part in PARTS)]
+        choices = [("", "Kept beside the row"), *((part, _choice(part)) for part in PARTS)]
         asked_before = "column_0" in self.data
         data = cast(QueryDict, self.data).copy()
         for number, column in enumerate(self.columns):
@@ -89,7 +95,7 @@ class UploadForm(forms.Form):
                 required=False,
                 choices=choices,
                 label=excerpt(column, 80),
-                widget=forms.Select(attrs={"class": "input"}),
+                widget=forms.Select(attrs={"class": "input", "data-look-again": ""}),
             )
             self.samples[column] = [excerpt(str(row[column]), 80) for row in rows if column in row][:2]
         self.data = data

@@ -1,6 +1,7 @@
 """Pages of data sets and their versions."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -9,7 +10,7 @@ from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
-from datasets_app import preview, sources, uploads
+from datasets_app import mapping, preview, sources, uploads
 from datasets_app.actions import datasets
 from datasets_app.encodings import KNOWN
 from datasets_app.forms import DatasetForm, NewDatasetForm, UploadForm
@@ -74,6 +75,7 @@ class Uploading(WorkspacePage):
             ticket=ticket,
             looked=looked,
             is_clear=bool(looked and looked.mapped and looked.mapped.evidence != SUGGESTED and not form.errors),
+            is_being_mapped="column_0" in self.request.POST,
             first_rows=[shown_entry(entry) for entry in looked.rows[:2]] if looked else [],
             **self.context(),
         )
@@ -93,6 +95,11 @@ class Uploading(WorkspacePage):
             add_problem(form, problem)
             return self.show(form, status=problem.status)
         upload = file if isinstance(file, Upload) else None
+        if upload is None and "look" in request.POST:
+            form.is_valid()
+            form.errors.clear()
+            form.add_error("source", "This is looked at when it has been fetched. Import it; its page shows the rows.")
+            return self.show(form, status=400)
         if upload and ("look" in request.POST or "column_0" in request.POST):
             self._offer_columns(form, upload)
         if upload and "look" in request.POST:
@@ -109,11 +116,14 @@ class Uploading(WorkspacePage):
         except Problem as problem:
             if problem.status in (403, 404):
                 raise
-            if upload and isinstance(problem.__cause__, UnclearColumns) and not form.columns:
-                self._offer_columns(form, upload)
+            if upload and isinstance(problem.__cause__, UnclearColumns):
+                if not form.columns:
+                    self._offer_columns(form, upload)
                 form.add_error(
                     None, f"{problem.__cause__} Say below what each column is; others are kept beside the row."
                 )
+            elif form.columns and "columns" in problem.errors:
+                form.add_error(None, " ".join(problem.errors["columns"]))  # its choices are the form's, not the field
             else:
                 add_problem(form, problem)
             return self.show(form, upload=upload, status=problem.status)
@@ -151,6 +161,8 @@ class Uploading(WorkspacePage):
             mapped = look(upload.path, replace(options, columns=columns), name=upload.name)
             if mapped.mapped and "column_0" not in self.request.POST:
                 return replace(mapped, mapped=replace(mapped.mapped, evidence=SUGGESTED))
+            if mapped.mapped is None:
+                mapped = replace(mapped, problem=no_row(columns, mapped.columns))
             return mapped
         except UserError as error:
             if not form.errors:
@@ -165,6 +177,15 @@ class Uploading(WorkspacePage):
             return
         mapped = looked.mapped.columns if looked.mapped else suggest(looked.columns)
         form.offer_columns(looked.columns, looked.records, mapped)
+
+
+def no_row(parts: Mapping[str, str], columns: Sequence[str]) -> str:
+    """Why the columns chosen so far make no row; empty when they do."""
+    try:
+        mapping.chosen(parts, columns)
+    except UserError as error:
+        return f"{error} {error.hint}".strip()
+    return ""
 
 
 def shown_entry(entry: Entry) -> preview.ShownRow:

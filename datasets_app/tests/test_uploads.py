@@ -153,6 +153,27 @@ def test_a_web_page_saved_as_rows_is_said_at_the_file(cast: Cast) -> None:
     assert "web page (HTML)" in text(page)
 
 
+def test_columns_are_looked_at_again_as_they_are_chosen(cast: Cast) -> None:
+    client = cast.page("teammate")
+    ticket = whole(client, b"Frage;Antwort;Bereich\nWo?;Hier.;Versand\n", "kunden.csv")
+    asked = {"upload": ticket, "look": "1", "part": "1"}
+    wrong = text(client.post(NEW, {**asked, "column_0": "completion"}))
+    assert "unclear: say below" in wrong and "The parts completion make no row." in wrong
+    right = client.post(NEW, {**asked, "column_0": "prompt", "column_1": "completion", "column_2": ""})
+    assert "prompts and completions as you said" in text(right) and "Hier." in text(right)
+    assert "Say otherwise" not in text(right), "what is being chosen stays in sight"
+    refused = client.post(NEW, {"upload": ticket, "name": "kunden", "column_0": "", "column_1": "", "column_2": ""})
+    assert "Say below what each column is" in text(refused) and "columns=" not in text(refused)
+
+
+def test_rows_from_elsewhere_are_not_imported_by_a_look(cast: Cast, settings: Any, tmp_path: Path) -> None:
+    settings.DATA_DIR_ROOT = str(tmp_path)
+    write(tmp_path, "rows.jsonl", jsonl(PAIRS))
+    page = cast.page("teammate").post(NEW, {"source": "dir:rows.jsonl", "name": "pairs", "look": "1"})
+    assert page.status_code == 400 and "looked at when it has been fetched" in text(page)
+    assert not Dataset.objects.exists() and not Job.objects.exists()
+
+
 def test_rows_from_elsewhere_through_the_page(cast: Cast, settings: Any, tmp_path: Path) -> None:
     settings.DATA_DIR_ROOT = str(tmp_path)
     write(tmp_path, "rows.jsonl", jsonl(PAIRS))

@@ -21,10 +21,10 @@ class Uploads {
     this.token = form.querySelector("[name=csrfmiddlewaretoken]").value;
     form.addEventListener("change", (event) => {
       if (event.target.type === "file" && event.target.files.length) this.send(event.target.files[0]);
-      else if (event.target.matches("[data-look-again]") && form.querySelector("[name=upload]")?.value) this.look();
+      else if (event.target.matches("[data-look-again]") && form.querySelector("[name=upload]")?.value) this.lookAgain();
     });
     form.addEventListener("submit", (event) => {
-      if (!this.sending) return;
+      if (!this.sending && !this.interrupted) return;
       event.preventDefault(); // the file is still on its way
       event.stopImmediatePropagation();
       this.say("The file is still being sent. Import it when it is here.");
@@ -37,22 +37,50 @@ class Uploads {
 
   async send(file) {
     this.sending?.abort();
-    const mine = (this.sending = new AbortController());
     this.show(file);
+    await this.go({ file, begun: null, arrived: 0 });
+  }
+
+  /** Send what the server lacks: all of it, or the rest after the connection broke off. */
+  async go(upload) {
+    const { file } = upload;
+    const mine = (this.sending = new AbortController());
+    this.interrupted = null;
+    this.began = { at: performance.now(), arrived: upload.arrived };
     try {
-      const begun = await this.post(this.form.dataset.chunked, new URLSearchParams({ name: file.name, size: file.size }), {}, mine);
-      let arrived = 0;
-      while (arrived < file.size) {
-        arrived = await this.chunk(file, begun, arrived, mine);
-        this.progress(arrived, file.size);
+      upload.begun ??= await this.post(this.form.dataset.chunked, new URLSearchParams({ name: file.name, size: file.size }), {}, mine);
+      this.progress(upload.arrived, file.size);
+      while (upload.arrived < file.size) {
+        upload.arrived = await this.chunk(file, upload.begun, upload.arrived, mine);
+        this.progress(upload.arrived, file.size);
       }
+      await this.look(upload.begun.upload);
       this.sending = null;
-      await this.look(begun.upload);
     } catch (error) {
       if (mine.signal.aborted) return; // another file was chosen, or this one given up
       this.sending = null;
-      this.restore(error instanceof Refused ? error.message : "The connection was lost. Choose the file again.");
+      if (error instanceof Refused) this.restore(error.message);
+      else this.pause(upload);
     }
+  }
+
+  /** The connection is gone: what has arrived stays, and the rest is sent when it is back or somebody asks for it. */
+  pause(upload) {
+    this.interrupted = upload;
+    this.say(`The connection was lost. ${megabytes(upload.arrived)} of ${megabytes(upload.file.size)} have arrived and are kept.`);
+    const button = this.part.querySelector("[data-go-on]");
+    const goOn = () => {
+      window.removeEventListener("online", goOn);
+      if (this.interrupted !== upload) return;
+      const focused = document.activeElement === button;
+      button.hidden = true;
+      if (focused) this.part.querySelector("[data-stop]").focus();
+      this.go(upload);
+    };
+    button.onclick = goOn;
+    button.hidden = false;
+    if (this.part.contains(document.activeElement)) button.focus();
+    window.addEventListener("online", goOn);
   }
 
   /** Send one chunk, again if need be, from where the server is. Returns the bytes that are there. */
@@ -63,7 +91,7 @@ class Uploads {
         const answer = await this.post(this.form.dataset.chunkUrl, file.slice(arrived, arrived + begun.chunk), headers, mine);
         return answer.arrived;
       } catch (error) {
-        if (mine.signal.aborted || error instanceof Refused || attempt >= RETRIES) throw error;
+        if (mine.signal.aborted || error instanceof Refused || attempt >= RETRIES || !navigator.onLine) throw error;
         this.say(`The connection broke off; trying again (${attempt + 1} of ${RETRIES}).`);
         await wait(500 * 2 ** attempt);
         const headers = { "X-Upload": begun.upload, "Content-Type": "application/octet-stream" };
@@ -81,62 +109,88 @@ class Uploads {
   }
 
   /** Ask what the file seems to be, with what the form says so far, and put that in the file's place. */
-  async look(upload = this.form.querySelector("[name=upload]").value) {
+  async look(upload, signal) {
     this.say("Looking at the file…");
     const body = new FormData(this.form);
     body.delete("file");
     body.set("upload", upload);
     body.set("look", "1");
     body.set("part", "1");
-    const response = await fetch(this.form.action || location.href, { method: "POST", body });
+    const response = await fetch(this.form.action || location.href, { method: "POST", body, signal });
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const part = page.querySelector("[data-upload-part]");
     if (!part) {
       location.reload(); // signed out, or a problem that has a page of its own
       return;
     }
-    this.part.replaceWith(part);
+    this.exchange(part);
+    this.say(part.querySelector("[data-unclear]") ? "Say what the columns are." : "Look whether this is what you meant.");
     const name = this.form.querySelector("input[name=name]");
     const stem = part.dataset.stem;
     if (name && !name.value && stem) name.value = stem;
+  }
+
+  /** A column or the format was changed: the newest answer counts. */
+  async lookAgain() {
+    this.looking?.abort();
+    const mine = (this.looking = new AbortController());
+    try {
+      await this.look(this.form.querySelector("[name=upload]").value, mine.signal);
+    } catch {
+      if (!mine.signal.aborted) this.say("The connection was lost. What you chose is kept; import it when it is back.");
+    }
   }
 
   show(file) {
     this.before ??= this.part.cloneNode(true);
     const box = document.createElement("div");
     box.dataset.uploadPart = "";
-    box.innerHTML = '<div class="card card-body stack-s stack"><div class="progress"><div class="progress-text"><b></b><span role="status"></span></div><progress class="bar" max="1" value="0"></progress></div><div><button type="button" class="btn btn-quiet">Stop</button></div></div>';
+    box.innerHTML = '<div class="card card-body stack-s stack"><div class="progress"><div class="progress-text"><b class="wrap-anywhere"></b><span data-said></span></div><progress class="bar" max="1" value="0"></progress></div><span class="visually-hidden" role="status"></span><div class="row"><button type="button" class="btn btn-primary" data-go-on hidden>Go on</button><button type="button" class="btn btn-quiet" data-stop>Stop</button></div></div>';
     box.querySelector("b").textContent = file.name;
     box.querySelector("progress").setAttribute("aria-label", `Sending ${file.name}`);
-    box.querySelector("button").addEventListener("click", () => {
+    box.querySelector("[data-stop]").addEventListener("click", () => {
       this.sending?.abort();
-      this.sending = null;
+      this.sending = this.interrupted = null;
       this.restore("");
     });
-    this.part.replaceWith(box);
-    this.began = performance.now();
-    this.progress(0, file.size);
+    this.exchange(box);
+  }
+
+  /** Put `part` in the place of the one that is there. Who was in it with the keyboard still is. */
+  exchange(part) {
+    const was = this.part.contains(document.activeElement) ? document.activeElement : null;
+    this.part.replaceWith(part);
+    if (!was) return;
+    const same = was.id && document.getElementById(was.id);
+    const next = same || part.querySelector("[data-stop], input[type=file]:not(details input), select:not(details:not([open]) select)") || part;
+    if (next === part) part.tabIndex = -1;
+    next.focus();
   }
 
   progress(arrived, total) {
     const share = total ? arrived / total : 1;
     const bar = this.part.querySelector("progress");
     if (bar) bar.value = share;
-    const seconds = (performance.now() - this.began) / 1000;
-    const left = share > 0 && share < 1 ? Math.ceil((seconds / share) * (1 - share)) : 0;
+    const seconds = (performance.now() - this.began.at) / 1000;
+    const sent = arrived - this.began.arrived;
+    const left = sent > 0 && share < 1 ? Math.ceil((seconds / sent) * (total - arrived)) : 0;
     const eta = left > 1 ? `, ${left < 90 ? `${left} s` : `${Math.round(left / 60)} min`} left` : "";
-    this.say(`${megabytes(arrived)} of ${megabytes(total)}${eta}`);
+    const tenth = Math.floor(share * 10); // read aloud ten times, not at each chunk
+    this.say(`${megabytes(arrived)} of ${megabytes(total)}${eta}`, tenth !== this.tenth);
+    this.tenth = tenth;
   }
 
-  say(text) {
+  say(text, aloud = true) {
+    const seen = this.part.querySelector("[data-said]");
+    if (seen) seen.textContent = text;
     const line = this.part.querySelector("[role=status]");
-    if (line) line.textContent = text;
+    if (line && aloud) line.textContent = text;
   }
 
   /** The choice of a file again, with what went wrong. */
   restore(problem) {
     const part = this.before.cloneNode(true);
-    this.part.replaceWith(part);
+    this.exchange(part);
     if (!problem) return;
     const line = document.createElement("p");
     line.className = "field-error";
