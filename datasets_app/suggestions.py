@@ -77,7 +77,9 @@ class Facts:
 
 def suggest(facts: Facts) -> list[Suggestion]:
     """At most MOST suggestions, the most helpful first."""
-    found = [*_of_findings(facts), *_of_figures(facts), *facts.more]
+    found = [*_of_findings(facts), *_of_figures(facts)]
+    said = {one.name for one in found}, [one.steps for one in found if one.steps]
+    found += [one for one in facts.more if one.name not in said[0] and one.steps not in said[1]]
     return in_order(found)[:MOST]
 
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from project.kernel import artifacts
 from project.kernel.errors import NotReady, invalid
 from training.answers import Slice
-from training.engine.recipes.preflight import FLAGS, VIEWS
+from training.engine.recipes.preflight import VIEWS
 from training.models import Preflight
+from training.models.preflights import FLAGS
 
 MOST = 100  # rows of thousands of tokens at once
 LONGEST_HEAD = 200  # bytes in which a line says everything but its tokens

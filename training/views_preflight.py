@@ -8,15 +8,16 @@ from django import forms
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect
 
-from datasets_app.preview import bars
+from datasets_app import suggesting
+from datasets_app.suggestions import in_order
 from project.kernel import access
 from project.kernel.errors import Problem, invalid
 from project.kernel.pages import WorkspacePage, add_problem
-from training import lossmask
+from training import lossmask, suggestions
 from training.actions import preflights
 from training.actions.preflights import DEFAULT_LENGTH
-from training.engine.recipes.preflight import FLAGS
 from training.models import Preflight
+from training.models.preflights import FLAGS
 from training.pages import sliced
 from training.planning import find_data, find_version, found_at
 from training.queries import Choices, data_to_offer, preflights_with_all, versions_to_offer
@@ -117,6 +118,9 @@ class PreflightPage(WorkspacePage):
             page=page,
             flag=flag,
             row=text,
-            bars=bars(found.result, "tokens"),
+            advice=self._advice(found) if found.views is not None else None,
             section="datasets",
         )
+
+    def _advice(self, found: Preflight) -> dict[str, Any]:
+        return suggesting.all_as_json(found.data_version, in_order(suggestions.of(found)))

@@ -6,6 +6,7 @@ from django.db import transaction
 
 from datasets_app.actions import datasets
 from datasets_app.models import Dataset, DatasetVersion
+from project.contracts.rows import RowKind
 from project.jobs.actions import jobs
 from project.jobs.models import Job, JobState
 from project.kernel import access, audit, edges
@@ -13,19 +14,20 @@ from project.kernel.access import Actor
 from project.kernel.errors import Conflict, Invalid, invalid
 from project.kernel.models import Artifact
 from registry.models import ModelVersion
-from training.engine.recipes import preflight as recipe
+from training.engine.recipes import preflight, token_lengths
 from training.models import Preflight
-from training.planning import files_of, unanswerable
+from training.planning import files_of, has_template, no_template, unanswerable
 from training.queries import preflights_with_all
 
 LENGTHS = range(16, 1_048_577)  # tokens
-DEFAULT_LENGTH: int = recipe.PreflightParams.model_fields["max_seq_length"].default
+DEFAULT_LENGTH: int = preflight.PreflightParams.model_fields["max_seq_length"].default
 
 
 @transaction.atomic
 def launch(base: ModelVersion, data: DatasetVersion, *, by: Actor, max_seq_length: int = DEFAULT_LENGTH) -> Preflight:
     """Start rendering the rows of `data` as `base` would be trained on them; what was asked before is given again.
 
+    Of rows that are neither conversations nor completions it finds the lengths only.
     Raises Invalid at 'base' or 'max_seq_length', NotReady while the data is being imported.
     """
     for target in (base, data):
@@ -42,12 +44,13 @@ def launch(base: ModelVersion, data: DatasetVersion, *, by: Actor, max_seq_lengt
         data_version=data,
         max_seq_length=max_seq_length,
     )
+    recipe, what = (preflight, "Preflight") if made.has_mask else (token_lengths, "Lengths")
     made.job = jobs.launch(
         recipe.name,
-        recipe.PreflightParams(max_seq_length=max_seq_length),
+        preflight.PreflightParams(max_seq_length=max_seq_length),
         workspace=by.workspace,
         by=by,
-        title=f"Preflight of {made}"[:200],
+        title=f"{what} of {made}"[:200],
         inputs={"base": _files(base), "data": files_of(data)},
         subject=made,
         verb="preflight.create",
@@ -66,8 +69,11 @@ def check(base: ModelVersion, data: DatasetVersion, max_seq_length: int) -> None
     if context and max_seq_length > context:
         raise invalid("max_seq_length", f"must be {context:,} or less, the context of {base}")
     files_of(data)
-    if wrong := unanswerable(base, data, "base"):
-        raise Invalid(errors=wrong)
+    if data.row_kind in preflight.eats:
+        if wrong := unanswerable(base, data, "base"):
+            raise Invalid(errors=wrong)
+    elif data.row_kind != RowKind.TEXT and not has_template(base.foundation):
+        raise invalid("base", no_template(base.foundation))
 
 
 def _files(base: ModelVersion) -> Artifact:
@@ -84,7 +90,9 @@ def finished(job: Job, result: dict[str, Any], artifact: Artifact | None) -> dic
         raise Conflict("Its data set or its model has been deleted.")
     found.result, found.views = result, artifact
     found.save(update_fields=["result", "views"])
-    return {"preflight": str(found.pk), "lost_rows": found.lost_rows, "learned_share": round(found.learned_share, 4)}
+    share = found.learned_share
+    learned = {} if share is None else {"learned_share": round(share, 4)}
+    return {"preflight": str(found.pk), "lost_rows": found.lost_rows, **learned}
 
 
 def forget(dataset: Dataset) -> None:

@@ -10,15 +10,18 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from datasets_app import suggesting
+from datasets_app.api.serializers import SuggestionsSerializer
+from datasets_app.suggestions import in_order
 from project.kernel import access
 from project.kernel.api.base import StrictModelSerializer, StrictSerializer, WorkspaceViewSet
 from project.kernel.api.pagination import Pages
 from project.kernel.errors import NotFound, invalid
-from training import lossmask
+from training import lossmask, suggestions
 from training.actions import preflights
 from training.actions.preflights import DEFAULT_LENGTH, LENGTHS
-from training.engine.recipes.preflight import FLAGS
 from training.models import Preflight
+from training.models.preflights import FLAGS
 from training.planning import find_data, find_version, found_at
 from training.queries import preflights_with_all
 
@@ -34,7 +37,10 @@ class PreflightSerializer(StrictModelSerializer[Preflight]):
     base = serializers.CharField(source="base_version.reference", read_only=True)
     base_version = serializers.UUIDField(source="base_version_id", read_only=True)
     dataset_version = serializers.UUIDField(source="data_version_id", read_only=True)
-    learned_share = serializers.FloatField(read_only=True, help_text="of the tokens that are kept, 0 to 1")
+    learned_share = serializers.FloatField(
+        read_only=True, allow_null=True, help_text="of the tokens that are kept, 0 to 1; null for rows without a mask"
+    )
+
     lost_rows = serializers.IntegerField(read_only=True, help_text="rows that teach nothing")
     failure = serializers.CharField(source="job.failure_message", read_only=True)
 
@@ -101,6 +107,13 @@ class PreflightViewSet(WorkspaceViewSet):
         some = lossmask.some(found, flag=flag, row=number, offset=pages.offset, limit=pages.limit)
         pages.count = some.total
         return pages.get_paginated_response([asdict(view) for view in some.items])
+
+    @extend_schema(responses=SuggestionsSerializer, filters=False)
+    @action(detail=True, methods=["get"], filter_backends=[])
+    def suggestions(self, request: Request, pk: str) -> Response:
+        """What to change before training, by what was counted; nothing until the `job` has succeeded."""
+        found = self.get_object()
+        return Response(suggesting.all_as_json(found.data_version, in_order(suggestions.of(found))))
 
     @extend_schema(
         methods=["GET"],

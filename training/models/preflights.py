@@ -5,15 +5,19 @@ from typing import Any
 from django.db import models
 from django.urls import reverse
 
+from datasets_app.preview import Bar, bars
 from project.kernel.models import WorkspaceObject
-from training.engine.recipes.preflight import FLAGS, IS_LOST
+from training.engine.recipes import preflight, token_lengths
+from training.engine.recipes.preflight import IS_LOST
+
+FLAGS = {**token_lengths.FLAGS, **preflight.FLAGS}  # what may be wrong with a row of any kind, in words
 
 
 class Preflight(WorkspaceObject):
     """The rows of one data set version as one base model would be trained on them. Its state is its job's.
 
     `result` has counts of rows and tokens (see `training.engine.recipes.preflight.summary`); `views` the rows that can
-    be looked at token by token.
+    be looked at token by token. Of pairs, thumbs, prompts and texts it has the lengths only (`token_lengths`).
     """
 
     job = models.OneToOneField("jobs.Job", on_delete=models.PROTECT, related_name="preflight")
@@ -35,12 +39,40 @@ class Preflight(WorkspaceObject):
         return reverse("preflight", args=[self.pk])
 
     @property
+    def bars(self) -> list[Bar]:
+        """The histogram of the rows' lengths, to be drawn."""
+        return bars(self.result, "tokens")
+
+    @property
+    def mark(self) -> float | None:
+        """Where in the picture `max_seq_length` is, from 0 to 100; None where no row is longer."""
+        histogram = self.result.get("histogram", [])
+        for place, bar in enumerate(histogram):
+            if bar["from"] <= self.max_seq_length < bar["to"]:
+                inside = (self.max_seq_length - bar["from"]) / (bar["to"] - bar["from"])
+                return float(100 * (place + inside) / len(histogram))
+        return None
+
+    @property
+    def longer_rows(self) -> int:
+        """Rows with more tokens than training would keep, as far as findings tell."""
+        flags = self.result.get("flags", {})
+        return sum(flags.get(flag, 0) for flag in ("answer_lost", "cut_answer", "cut", "too_long"))
+
+    @property
     def state(self) -> str:
         return str(self.job.state)
 
     @property
-    def learned_share(self) -> float:
-        """Of the tokens that training would keep, the share that it would learn, from 0 to 1."""
+    def has_mask(self) -> bool:
+        """Does it know what is learned: are the rows conversations or completions?"""
+        return self.data_version.row_kind in preflight.eats
+
+    @property
+    def learned_share(self) -> float | None:
+        """Of the tokens that training would keep, the share that it would learn, from 0 to 1; None without a mask."""
+        if not self.has_mask:
+            return None
         kept = self.result.get("kept", 0)
         return float(self.result["learned"] / kept) if kept else 0.0
 
