@@ -11,6 +11,11 @@ _BATCH = 2048
 
 def iter_rows(path: Path) -> Iterator[Row]:
     """The rows of `path` in order: a version's folder (with `rows.parquet`), or the file itself. Raises UserError."""
+    return map(ROW.validate_json, iter_texts(path))
+
+
+def iter_texts(path: Path) -> Iterator[str]:
+    """`iter_rows` as the canonical JSON that is stored, whose SHA-256 is the row's hash."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -18,8 +23,7 @@ def iter_rows(path: Path) -> Iterator[Row]:
     try:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(_BATCH, columns=["row"]):
-                for row in batch.column(0).to_pylist():
-                    yield ROW.validate_json(row)
+                yield from batch.column(0).to_pylist()
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise UserError(
             f"The data set can't be read ({file.name}: {error}).", hint="Import it again.", field="data"

@@ -6,8 +6,9 @@ import pytest
 
 from project.contracts.chat import FunctionCall, Message, ToolCall
 from project.contracts.rows import ChatRow, CompletionRow
+from project.modeling import render as render_module
 from project.modeling.loading import load_tokenizer
-from project.modeling.render import TemplateError, prompt_ids, question, render, render_row
+from project.modeling.render import Rendered, TemplateError, prompt_ids, question, render, render_row, render_rows
 
 SMOL = (  # SmolLM2's own: it adds a system turn where there is none
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -195,3 +196,40 @@ def test_a_template_that_drops_tools_is_refused(tokenizer) -> None:
         render_row(tokenizer, row)
     with pytest.raises(TemplateError, match="leaves out descriptions of tools"):
         render(tokenizer, row.messages[:1], tools=row.tools, add_generation_prompt=True)
+
+
+MANY = [
+    ChatRow(messages=tuple(talk("a question", "an answer"))),
+    CompletionRow(prompt="2 + 2 =", completion=" 4"),
+    ChatRow(messages=tuple(talk("a", "<think>why</think>one", "b", "two", system="Be kind."))),
+    ChatRow(messages=tuple(talk("a", "one", "b", "two", "c", "three", weights=(0, 1, 0)))),
+    ChatRow(messages=(Message(role="assistant", content="I begin."), *talk("a", "b"))),
+    ChatRow(messages=tuple(talk("only a question"))),
+    ChatRow(messages=tuple(talk("", ""))),
+    ChatRow(messages=tuple(talk("q", "long " * 60))),
+    ChatRow(messages=tuple(talk("weather?")), tools=({"type": "function", "function": {"name": "weather"}},)),
+    ChatRow(messages=tuple(talk("سؤال", "答え 🙂"))),
+]
+
+
+@pytest.mark.parametrize("template", ["", SMOL, FORGETFUL, TOOLS, STRICT, GLUED, None], ids=lambda t: str(t)[:30])
+@pytest.mark.parametrize("fast", [True, False])
+def test_many_rows_at_once_are_rendered_as_each_alone(tokenizer, template: str | None, fast: bool, monkeypatch) -> None:
+    def alone(row: ChatRow | CompletionRow) -> object:
+        try:
+            return render_row(tokenizer, row, max_length=40)
+        except TemplateError as error:
+            return str(error)
+
+    if template != "":
+        tokenizer.chat_template = template
+    rows = MANY * 3
+    expected = [alone(row) for row in rows]
+    if not fast:  # as a tokenizer with ways of its own
+        call = type(tokenizer).__call__
+        own = {"__call__": lambda self, *given, **more: call(self, *given, **more)}
+        tokenizer.__class__ = type("Own", (type(tokenizer),), own)
+    monkeypatch.setattr(render_module, "BATCH_ROWS", 7)
+    found = [str(one) if isinstance(one, TemplateError) else one for one in render_rows(tokenizer, rows, max_length=40)]
+    assert found == expected
+    assert any(isinstance(one, Rendered) for one in found) or template == STRICT

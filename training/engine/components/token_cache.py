@@ -9,9 +9,9 @@ import json
 import os
 import sys
 import zipfile
+from array import array
 from contextlib import suppress
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,9 @@ from project.contracts import chat
 from project.contracts import rows as contract
 from project.contracts.runs import RunContext
 from project.modeling import render
-from project.modeling.data import content_digest, iter_rows
-from project.modeling.render import Rendered
+from project.modeling.data import content_digest, iter_texts
 from training.engine.components import rows as components
-from training.engine.components.rows import TokenRows, tokenise
+from training.engine.components.rows import RenderedRows, TokenRows, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +37,7 @@ def token_rows(data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int
     if found is not None:
         ctx.log(f"{found.read} rows were tokenised for an earlier run; that is used again.")
         return found
-    found = tokenise(iter_rows(data), tokenizer, max_length, ctx)
+    found = tokenise(iter_texts(data), tokenizer, max_length, ctx)
     if entry:
         with suppress(OSError, MemoryError):  # then the next run renders again
             entry.parent.mkdir(parents=True, exist_ok=True)
@@ -83,11 +82,11 @@ def _store(entry: Path, found: TokenRows) -> None:
         with partial.open("wb") as file:
             np.savez(
                 file,
-                ids=np.fromiter(chain.from_iterable(row.ids for row in found.rows), dtype=np.int32),
-                mask=np.fromiter(chain.from_iterable(row.mask for row in found.rows), dtype=np.uint8),
-                lengths=np.array([len(row.ids) for row in found.rows], dtype=np.int64),
-                dropped=np.array([row.dropped for row in found.rows], dtype=np.int64),
-                numbers=np.array(found.numbers, dtype=np.int64),
+                ids=np.frombuffer(found.rows.ids, dtype=np.int32),
+                mask=np.frombuffer(found.rows.mask, dtype=np.uint8),
+                ends=np.frombuffer(found.rows.ends, dtype=np.int64),
+                dropped=np.frombuffer(found.rows.dropped, dtype=np.int64),
+                numbers=np.frombuffer(found.numbers, dtype=np.int64),
                 counts=np.array([getattr(found, name) for name in _COUNTS], dtype=np.int64),
                 digest=np.frombuffer(bytes.fromhex(found.digest), dtype=np.uint8),
             )
@@ -111,13 +110,13 @@ def _load(entry: Path) -> TokenRows | None:
         return None
     with suppress(OSError):  # somebody else's file
         os.utime(entry)
-    ids, mask, rows, start = found["ids"], found["mask"], [], 0
-    for length, dropped in zip(found["lengths"].tolist(), found["dropped"].tolist(), strict=True):
-        end = start + length
-        rows.append(Rendered(ids[start:end].tolist(), mask[start:end].tolist(), dropped))
-        start = end
+    rows, numbers = RenderedRows(), array("q")
+    rows.mask += found["mask"].tobytes()
+    rows.ends.pop()
+    for name, column in (("ids", rows.ids), ("ends", rows.ends), ("dropped", rows.dropped), ("numbers", numbers)):
+        column.frombytes(found[name].tobytes())
     counts = dict(zip(_COUNTS, found["counts"].tolist(), strict=True))
-    return TokenRows(rows=rows, numbers=found["numbers"].tolist(), digest=found["digest"].tobytes().hex(), **counts)
+    return TokenRows(rows=rows, numbers=numbers, digest=found["digest"].tobytes().hex(), **counts)
 
 
 def _make_room(folder: Path) -> None:

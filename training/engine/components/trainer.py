@@ -18,7 +18,7 @@ from project.contracts.runs import RunContext, StopRequested, UserError
 from project.modeling import checkpoints
 from training.engine.components.forward import Forward
 from training.engine.components.ledger import Ledger
-from training.engine.components.rows import collate
+from training.engine.components.rows import Groups, collate
 from training.engine.components.saving import all_finite, link_tree, load_weights, save_weights
 
 
@@ -55,8 +55,8 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         tokenizer: Any,
         arguments: SFTConfig,
         *,
-        train: list[dict[str, list[int]]],
-        validation: list[dict[str, list[int]]],
+        train: Groups,
+        validation: Groups,
         forward: Forward,
         plan: Plan,
         ctx: RunContext,
@@ -70,8 +70,8 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         super().__init__(
             model,
             arguments,
-            data_collator=collate,
-            train_dataset=Dataset.from_list(train),
+            data_collator=lambda some: collate([train[one["input_ids"]] for one in some]),
+            train_dataset=Dataset.from_dict({"input_ids": range(len(train))}),  # their numbers: no second copy of them
             processing_class=tokenizer,
             callbacks=[_Flow(self)],
         )

@@ -208,7 +208,7 @@ def run(params: SftParams, ctx: RunContext) -> None:
     set_seed(params.seed)
     number = number_format(params.precision, device, full=full)
     model = _model(params, base, device, number)
-    forward = Forward.choose(model, [row.ids for row in train], autocast=autocast_dtype(number, device, full=full))
+    forward = Forward.choose(model, [row.ids for row in train[:2]], autocast=autocast_dtype(number, device, full=full))
     ctx.log(f"Computing in {number}: {forward.describe()}.")
     capacity = params.max_seq_length if params.packing else None
     groups = group(train, capacity=capacity, seed=params.seed)

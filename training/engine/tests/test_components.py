@@ -1,6 +1,7 @@
 """The fast road gives the numbers of the plain one: loss, gradients, attention, packs."""
 
 import random
+from array import array
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,14 @@ from training.engine.components.forward import Forward
 from training.engine.components.loss import summed_nll
 from training.engine.components.model import lora_model
 from training.engine.components.packing import pack
-from training.engine.components.rows import IGNORED, TokenRows, collate, group, split
+from training.engine.components.rows import IGNORED, RenderedRows, TokenRows, collate, group, split
 from training.engine.splits import held_back
 from training.engine.tests.conftest import lessons
 
 
-def rendered(base: Path, rows: list[Row]) -> list[Rendered]:
+def rendered(base: Path, rows: list[Row]) -> RenderedRows:
     tokenizer = load_tokenizer(base)
-    return [render_row(tokenizer, row) for row in rows]
+    return RenderedRows(render_row(tokenizer, row) for row in rows)
 
 
 def adapted(base: Path, dropout: float = 0.0):
@@ -42,7 +43,7 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return found
 
 
-def plain_loss(model, rows: list[Rendered]) -> torch.Tensor:
+def plain_loss(model, rows: RenderedRows) -> torch.Tensor:
     """What transformers computes for each row alone, summed over learned tokens."""
     total = torch.zeros(())
     for row in rows:
@@ -96,7 +97,7 @@ def test_a_llama_takes_the_fastest_road_and_others_take_one_they_stand(base: Pat
     leaky.model.forward = lambda *args, position_ids=None, row_lengths=None, **more: inner(*args, **more)
     single = Forward.choose(leaky, ids)
     assert not single.flattened
-    rows = [Rendered(one, [0] * (len(one) - 3) + [1] * 3) for one in ids]
+    rows = RenderedRows(Rendered(one, [0] * (len(one) - 3) + [1] * 3) for one in ids)
     batch = collate(group(rows, capacity=None, seed=0))
     assert float(single.summed_loss(leaky, batch)) == pytest.approx(float(plain_loss(load_base(base), rows)), rel=1e-4)
 
@@ -136,7 +137,9 @@ def test_packs_are_full_whole_and_the_same_each_time() -> None:
 
 
 def test_a_batch_has_no_padding_and_positions_start_anew() -> None:
-    batch = collate(group([Rendered([5, 6, 7], [0, 1, 1]), Rendered([8, 9], [1, 1])], capacity=None, seed=0))
+    batch = collate(
+        group(RenderedRows([Rendered([5, 6, 7], [0, 1, 1]), Rendered([8, 9], [1, 1])]), capacity=None, seed=0)
+    )
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
     assert batch["labels"].tolist() == [[IGNORED, 6, 7, IGNORED, 9]]  # a row's first token has nothing before it
@@ -145,16 +148,26 @@ def test_a_batch_has_no_padding_and_positions_start_anew() -> None:
 
 def test_a_split_is_fixed_by_its_seed_and_loses_nothing() -> None:
     def some(count: int) -> TokenRows:
-        rows = [Rendered([i], [1]) for i in range(count)]
-        return TokenRows(rows=rows, numbers=list(range(1, count + 1)), read=count)
+        rows = RenderedRows(Rendered([i], [1]) for i in range(count))
+        return TokenRows(rows=rows, numbers=array("q", range(1, count + 1)), read=count)
 
     train, held = split(some(50), 0.1, 3)
-    assert len(held) == 5 and sorted(row.ids[0] for row in train + held) == list(range(50))
+    assert len(held) == 5 and sorted([*train.ids, *held.ids]) == list(range(50))
     assert split(some(50), 0.1, 3) == (train, held) != split(some(50), 0.1, 4)
-    assert split(some(50), 0.0, 3) == (some(50).rows, [])
+    assert split(some(50), 0.0, 3) == (some(50).rows, RenderedRows())
     assert [len(part) for part in split(some(2), 0.01, 3)] == [1, 1]
     assert [len(part) for part in split(some(1), 0.5, 3)] == [1, 0]
     assert {row.ids[0] + 1 for row in held} == held_back(50, 0.1, 3)
+
+
+def test_rows_in_flat_arrays_are_the_rows() -> None:
+    rows = [Rendered([7, 300, 70_000], [0, 1, 1]), Rendered([], []), Rendered([5], [1], dropped=9)]
+    kept = RenderedRows(rows)
+    assert list(kept) == rows and kept[-1] == rows[2] and list(kept[1:]) == rows[1:]
+    assert list(kept.taken([2, 0])) == [rows[2], rows[0]]
+    assert kept.lengths == [3, 0, 1] and kept == RenderedRows(rows) != RenderedRows(rows[:2])
+    with pytest.raises(IndexError):
+        kept[3]
 
 
 def test_another_tiny_model_is_another_model(tmp_path: Path, base: Path) -> None:
