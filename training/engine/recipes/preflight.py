@@ -100,16 +100,12 @@ def looked_at(
     rows: Iterator[Row], tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> Iterator[tuple[Seen, "Rendered | None"]]:
     """Each row as training would see it. Raises UserError for a row of another kind."""
-    from project.modeling.render import TemplateError, render_row
+    from project.modeling.render import TemplateError, render_rows
     from training.engine.components.rows import teaches
 
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, ChatRow | CompletionRow):
-            raise UserError(f"Row {number} is a {row.kind} row; chat and completion rows are rendered.", field="data")
-        try:
-            whole = render_row(tokenizer, row)
-        except TemplateError as error:
-            yield Seen(number, 0, 0, 0, "refused", f"{error} {error.hint}".strip()), None
+    for number, whole in enumerate(render_rows(tokenizer, _conversations(rows)), 1):
+        if isinstance(whole, TemplateError):
+            yield Seen(number, 0, 0, 0, "refused", f"{whole} {whole.hint}".strip()), None
             continue
         kept = whole.cut(max_length)
         learned, kept_learned = whole.learned, kept.learned
@@ -122,6 +118,13 @@ def looked_at(
         else:
             flag = "cut" if kept.dropped else ""
         yield Seen(number, len(whole.ids), learned, kept_learned, flag), whole
+
+
+def _conversations(rows: Iterator[Row]) -> Iterator[ChatRow | CompletionRow]:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, ChatRow | CompletionRow):
+            raise UserError(f"Row {number} is a {row.kind} row; chat and completion rows are rendered.", field="data")
+        yield row
 
 
 def view(
