@@ -306,13 +306,33 @@ def _written(
     add_generation_prompt: bool,
     tools: list[dict[str, Any]] | None = None,
 ) -> list[str]:
-    """Each conversation (none is empty) as the template writes it. Raises what jinja2 and the template raise."""
+    """Each conversation (none is empty) as the template writes it. Raises what jinja2 and the template raise.
+
+    That is `apply_chat_template`, or, where no tools are described, its own compiled template without the copies of
+    every message that protect templates from rich objects: these are texts.
+    """
     if not conversations:
         return []
-    texts: list[str] = tokenizer.apply_chat_template(
-        conversations, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
-    return texts
+    compiled = None if tools else _compiled(tokenizer)
+    if compiled is None:
+        texts: list[str] = tokenizer.apply_chat_template(
+            conversations, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return texts
+    given: dict[str, Any] = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    given |= {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+    return [compiled.render(messages=messages, **given) for messages in conversations]
+
+
+def _compiled(tokenizer: "PreTrainedTokenizerBase") -> Any:
+    """The template as transformers compiles it (and keeps it); None for a tokenizer with ways of its own."""
+    from transformers import PreTrainedTokenizerBase
+    from transformers.utils import chat_template_utils
+
+    compile_ = getattr(chat_template_utils, "_compile_jinja_template", None)
+    if compile_ is None or type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
+        return None
+    return compile_(tokenizer.get_chat_template())
 
 
 def _refuse_lost_tools(text: str, messages: Sequence[Message], tools: Tools) -> None:
