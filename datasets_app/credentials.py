@@ -5,6 +5,7 @@ people wrote these are nearly always something else.
 """
 
 import importlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -33,6 +34,7 @@ _DETECTORS: dict[tuple[str, str], tuple[str, ...]] = {
     ("telegram_token", "TelegramBotTokenDetector"): (":AA",),
 }
 _SIGNS = tuple(sign for signs in _DETECTORS.values() for sign in signs)
+WORTH_A_LOOK = "|".join(map(re.escape, _SIGNS))  # for RE2: in the JSON of every row that holds one
 
 
 def find(text: str) -> list[Found]:

@@ -5,7 +5,7 @@ The recipe `import` writes what comes out; the web process runs the same pass ov
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -58,7 +58,20 @@ class Entry:
     does, and a million rows are passed on. An entry never changes; `_replace` makes another one.
     """
 
-    __slots__ = ("_row", "_texts", "_value", "as_text", "data", "hash", "left_out", "line", "meta", "number", "origin")
+    __slots__ = (
+        "_given_key",
+        "_row",
+        "_texts",
+        "_value",
+        "as_text",
+        "data",
+        "hash",
+        "left_out",
+        "line",
+        "meta",
+        "number",
+        "origin",
+    )
 
     def __init__(
         self,
@@ -79,6 +92,7 @@ class Entry:
         self.left_out = left_out  # what messages say besides, which no row keeps
         self.origin = origin  # the hash before a step first changed the row; empty for a row that none changed
         self._row, self._texts, self._value = row, texts, value
+        self._given_key: int | None = None
 
     @property
     def row(self) -> Row:
@@ -102,6 +116,13 @@ class Entry:
         if self._texts is None:
             self._texts = texts_of(self.value)
         return self._texts
+
+    @property
+    def given_key(self) -> int:
+        """`given_key` of its texts: storage and checks both want it."""
+        if self._given_key is None:
+            self._given_key = given_key(self.texts)
+        return self._given_key
 
     def _replace(self, **changes: Any) -> "Entry":
         """This entry with other values. Who changes `data` gives `row` and `texts` too, or None for both."""
@@ -324,6 +345,14 @@ def _meta(fields: Mapping[str, Any]) -> str:
     meta = _META.encode(fields)
     meta.encode()
     return meta
+
+
+def given_key(parts: Sequence[TextPart]) -> int:
+    """64 bits that stand for what is asked; for all of it in a row without a question."""
+    given = [part.text for part in parts if not part.learned and not part.may_be_empty]
+    text = " ".join(" ".join(given or [part.text for part in parts]).split()).casefold()
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def texts(row: Row) -> tuple[TextPart, ...]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_app.near import NearDuplicates
-from datasets_app.storage import FILE, entries, given_key
+from datasets_app.storage import FILE, entries
 from project.contracts.runs import UserError
 
 IDLE = 60.0  # seconds
@@ -224,7 +224,7 @@ def similar(learned: Path, held_out: Path, offset: int, limit: int) -> dict[str,
         counts.append(0)
         for entry in islice(entries(folder), most):
             counts[-1] += 1
-            keys.append(given_key(entry.texts))
+            keys.append(entry.given_key)
             texts.add(" ".join(part.text for part in entry.texts if not part.learned) or entry.texts[0].text)
     first = counts[0]
     found = [

@@ -101,7 +101,7 @@ class RowsFile:
         short = (text.encode() for text in (entry.hash, answer, entry.origin))
         for name, text in zip(("row", "meta", "hash", "answer", "origin"), (row, meta, *short), strict=True):
             self._texts[name].append(text)
-        numbers = (self.rows, total, learned, len(entry.texts), given_key(entry.texts))
+        numbers = (self.rows, total, learned, len(entry.texts), entry.given_key)
         for name, number in zip(_NUMBERS, numbers, strict=True):
             self._numbers[name].append(number)
         self._bytes += len(row) + len(meta)
@@ -116,7 +116,7 @@ class RowsFile:
         columns = []
         for field in self._schema:
             if field.name in self._texts:
-                columns.append(_strings(self._texts[field.name]))
+                columns.append(strings(self._texts[field.name]))
             elif field.name in self._numbers:
                 columns.append(_numbers(field.type, self._numbers[field.name]))
             else:
@@ -151,33 +151,12 @@ def measure(parts: Sequence[TextPart]) -> tuple[int, int, str]:
     return total, learned, answer[:ANSWER]
 
 
-def given_key(parts: Sequence[TextPart]) -> int:
-    """64 bits that stand for what is asked; for all of it in a row without a question.
-
-    Checks ask for the key of a row just before it is stored, so the last one is kept.
-    """
-    global _last_key
-    if _last_key[0] is not parts:
-        _last_key = parts, _given_key(parts)
-    return _last_key[1]
-
-
-_last_key: tuple[Sequence[TextPart], int] = (), 0
-
-
-def _given_key(parts: Sequence[TextPart]) -> int:
-    given = [part.text for part in parts if not part.learned and not part.may_be_empty]
-    text = " ".join(" ".join(given or [part.text for part in parts]).split()).casefold()
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
 def is_synthetic(meta: str) -> bool:
     """Does the meta data (JSON) say that a model or a machine wrote the row?"""
     return f'"{SYNTHETIC}"' in meta and bool(json.loads(meta).get(SYNTHETIC))
 
 
-def _strings(values: list[bytes]) -> Any:
+def strings(values: Sequence[bytes]) -> Any:
     """An Arrow array of UTF-8 texts. Made from its buffers, because `pa.array` imports pandas (0.4 s, 40 MB)."""
     import pyarrow as pa
 

@@ -8,7 +8,7 @@ Severities: an `error` is fatal, a version that has one can't be trained on unti
 judged by `grave`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from project.contracts.plugins import Plugins
 
 KEPT_EXAMPLES = 20
 GRAVE_SHARE = 0.01  # of the rows
+_AT_ONCE, _CHARACTERS_AT_ONCE = 512, 4_000_000  # rows that wait to be checked together
 
 Severity = Literal["error", "warning", "info"]
 
@@ -52,6 +53,9 @@ class RowCheck(Protocol):
 
     def see(self, entry: Entry) -> None: ...
 
+    def see_all(self, entries: Sequence[Entry]) -> None:
+        """`see` for some rows in their order. Who can rule out most of them at once does it here."""
+
     def findings(self) -> Iterable[Finding]: ...
 
     def figures(self) -> Mapping[str, Any]:
@@ -62,6 +66,10 @@ class Check:
     """A check that finds nothing: override what you need."""
 
     def see(self, entry: Entry) -> None: ...
+
+    def see_all(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self.see(entry)
 
     def findings(self) -> Iterable[Finding]:
         return ()
@@ -107,14 +115,26 @@ class Validation:
     def __init__(self) -> None:
         self._checks: dict[str, RowCheck] = {plugin.name: plugin.Check() for plugin in CHECKS.all()}
         self._rows = 0
+        self._waiting: list[Entry] = []
+        self._characters = 0
 
     def see(self, entry: Entry) -> None:
+        """The checks see it soon: with the next ones."""
         self._rows += 1
-        for check in self._checks.values():
-            check.see(entry)
+        self._waiting.append(entry)
+        self._characters += len(entry.data)
+        if len(self._waiting) >= _AT_ONCE or self._characters >= _CHARACTERS_AT_ONCE:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        waiting, self._waiting, self._characters = self._waiting, [], 0
+        if waiting:
+            for check in self._checks.values():
+                check.see_all(waiting)
 
     def report(self, bad_lines: Iterable[BadLine], bad_count: int, **facts: Any) -> dict[str, Any]:
         """The report as JSON: `summary`, `findings` (worst first), one entry per check with figures, and `facts`."""
+        self._pass_on()
         bad = list(bad_lines)
         findings = [finding for check in self._checks.values() for finding in check.findings()]
         if bad_count:

@@ -4,7 +4,6 @@ from array import array
 from collections.abc import Iterable
 
 from datasets_app.importing import Entry
-from datasets_app.storage import given_key
 from datasets_app.validation import KEPT_EXAMPLES, Example, Finding
 from datasets_app.validation import Check as BaseCheck
 from project.contracts.rows import RowKind
@@ -24,7 +23,7 @@ class Check(BaseCheck):
 
     def see(self, entry: Entry) -> None:
         if entry.value["kind"] in (RowKind.CHAT, RowKind.COMPLETION) and any(part.learned for part in entry.texts):
-            self._given.append(given_key(entry.texts))
+            self._given.append(entry.given_key)
             self._hashes.append(int(entry.hash[:15], 16))
             self._places.append(entry.number)
             self._lines.append(entry.line)

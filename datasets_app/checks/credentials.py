@@ -1,11 +1,12 @@
 """Keys, tokens and private keys. A model that has learned one gives it away."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from datasets_app import credentials
 from datasets_app.importing import Entry
+from datasets_app.looking import matching
 from datasets_app.validation import Check as BaseCheck
 from datasets_app.validation import Examples, Finding
 
@@ -18,9 +19,11 @@ class Check(BaseCheck):
         self._kinds: Counter[str] = Counter()
         self._found = Examples()
 
+    def see_all(self, entries: Sequence[Entry]) -> None:
+        for entry in matching(entries, credentials.WORTH_A_LOOK):
+            self.see(entry)
+
     def see(self, entry: Entry) -> None:
-        if not credentials.may_hold(entry.data):
-            return
         kinds: dict[str, str] = {}
         for part in entry.texts:
             for piece in credentials.find(part.text):

@@ -1,11 +1,12 @@
 """E-mail addresses, phone numbers, cards, accounts: what a model may repeat to anybody who asks."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from datasets_app.importing import Entry
-from datasets_app.pii import KINDS, Detector
+from datasets_app.looking import matching
+from datasets_app.pii import KINDS, WORTH_A_LOOK, Detector
 from datasets_app.validation import Check as BaseCheck
 from datasets_app.validation import Examples, Finding
 
@@ -18,6 +19,10 @@ class Check(BaseCheck):
         self._detector = Detector()
         self._kinds: Counter[str] = Counter()
         self._found = Examples()
+
+    def see_all(self, entries: Sequence[Entry]) -> None:
+        for entry in matching(entries, WORTH_A_LOOK):
+            self.see(entry)
 
     def see(self, entry: Entry) -> None:
         kinds: dict[str, str] = {}

@@ -6,10 +6,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from datasets_app.importing import Entry
+from datasets_app.importing import Entry, given_key
 from datasets_app.preparing import StepContext, StepParams
 from datasets_app.steps.drop_duplicates import batches
-from datasets_app.storage import given_key
 
 name = "without"
 label = "Drop what another data set has"

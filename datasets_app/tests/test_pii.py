@@ -88,3 +88,39 @@ def test_nothing_heavy_is_imported_before_there_is_something_to_judge_and_no_tor
         "import torch\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_look_over_the_json_of_a_row_misses_nothing() -> None:
+    """Whatever the detectors find in a text, the expression over the stored JSON of its row points to."""
+    import random
+
+    from datasets_app import credentials
+    from datasets_app.importing import Entry
+    from datasets_app.looking import matching
+    from datasets_app.pii import WORTH_A_LOOK
+    from project.contracts.rows import TextRow, row_bytes
+
+    chance = random.Random(3)
+    pieces = [
+        *("ann@example.com", "+49 30 1234567", "(212) 555-0187", "4111 1111 1111 1111", "DE89370400440532013000"),
+        *("10.0.0.1", "fe80::1", "2001:db8:0:1:1:1:1:1", "00:1a:2b:3c:4d:5e", "001a.2b3c.4d5e", "536-90-4399"),
+        *("1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2", "AKIAIOSFODNN7EXAMPLE", "٠١٢٣٤٥٦٧٨٩", "ünïcode@exämple.de"),
+        *("sk_live_abcdefghijklmnopqrstuvwx", "nothing", "12:30", "3.5", "@", "a\\b"),
+    ]
+    detector = Detector()
+    texts = [
+        chance.choice(["", "\n", "\t", '"', "\\", "\x00", "x ", "ü", "‏"])
+        + chance.choice(["", " ", "\n", '"', ", "]).join(chance.choices(pieces, k=chance.randint(1, 3)))
+        + chance.choice(["", "\n", '"', "\\", ".", "\x1f"])
+        for _ in range(600)
+    ]
+    entries = [
+        Entry(n, n, None, None, row_bytes(TextRow(text=text)).decode(), "{}", "") for n, text in enumerate(texts)
+    ]
+    personal = {entry.number for entry in matching(entries, WORTH_A_LOOK)}
+    secret = {entry.number for entry in matching(entries, credentials.WORTH_A_LOOK)}
+    found = {n for n, text in enumerate(texts) if detector.find(text)}
+    held = {n for n, text in enumerate(texts) if credentials.find(text)}
+    assert len(found) > 100 and len(held) > 20
+    assert found <= personal and held <= secret
+    assert len(personal) < len(texts) and len(secret) < len(texts)
