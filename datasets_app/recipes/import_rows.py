@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from datasets_app.checking import validation
 from datasets_app.importing import Importing, Options
 from datasets_app.reading import Limits, excerpt
 from datasets_app.shapes import PARTS
 from datasets_app.storage import FILE, RowsFile
-from datasets_app.validation import Validation
 from project.contracts.rows import RowKind
 from project.contracts.runs import RunContext
 
@@ -55,29 +55,29 @@ def import_path(path: Path, options: Options, ctx: RunContext, *, name: str, **f
     """Import the file or folder; `facts` join the result."""
     importing = Importing(path, options, name=name)
     ctx.log(f"{importing.detected.format.label}: {importing.detected.evidence}; {importing.mapped.shape.label}")
-    validation = Validation()
-    with RowsFile(ctx.artifact / FILE) as file:
-        for entry in importing.rows():
-            file.add(entry)
-            validation.see(entry)
-            if file.rows % _LOOK_EVERY == 0:
-                ctx.check_stop()
-                ctx.progress(importing.source.position, importing.source.size, unit="byte", phase="Reading")
-    ctx.progress(importing.source.size, importing.source.size, unit="byte", phase="Reading")
-    report = validation.report(
-        importing.bad.first,
-        importing.bad.count,
-        format={"name": importing.detected.format.name, "evidence": importing.detected.evidence},
-        shape={
-            "name": importing.mapped.shape.name,
-            "label": importing.mapped.shape.label,
-            "evidence": importing.mapped.evidence,
-        },
-        columns={
-            "found": [excerpt(column, 80) for column in importing.columns[:200]],
-            "mapped": {part: excerpt(column, 80) for part, column in importing.mapped.columns.items()},
-        },
-    )
+    with validation(importing.source.size) as checks:
+        with RowsFile(ctx.artifact / FILE) as file:
+            for entry in importing.rows():
+                file.add(entry)
+                checks.see(entry)
+                if file.rows % _LOOK_EVERY == 0:
+                    ctx.check_stop()
+                    ctx.progress(importing.source.position, importing.source.size, unit="byte", phase="Reading")
+        ctx.progress(importing.source.size, importing.source.size, unit="byte", phase="Reading")
+        report = checks.report(
+            importing.bad.first,
+            importing.bad.count,
+            format={"name": importing.detected.format.name, "evidence": importing.detected.evidence},
+            shape={
+                "name": importing.mapped.shape.name,
+                "label": importing.mapped.shape.label,
+                "evidence": importing.mapped.evidence,
+            },
+            columns={
+                "found": [excerpt(column, 80) for column in importing.columns[:200]],
+                "mapped": {part: excerpt(column, 80) for part, column in importing.mapped.columns.items()},
+            },
+        )
     (ctx.artifact / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1))
     ctx.done(
         artifact=True,

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from datasets_app.checking import validation
 from datasets_app.importing import Entry, teaches
 from datasets_app.preparing import Preparation, parse, parts_of
 from datasets_app.storage import FILE, RowsFile, count, entries
-from datasets_app.validation import Validation
 from project.contracts.rows import RowKind
 from project.contracts.runs import RunContext, UserError
 
@@ -18,6 +18,7 @@ label = "Prepare rows"
 eats: tuple[RowKind, ...] = ()
 needs = "cpu"
 
+PACKED = 4  # rows are about so many times as large as the file they are stored in
 FORMAT = "prepared"  # what a version says instead of a file's format
 
 
@@ -78,33 +79,33 @@ def run(params: Params, ctx: RunContext) -> None:
         most_rows=params.max_rows,
         check_stop=look,
     )
-    validation = Validation()
     kind, taught = "", False
-    with RowsFile(ctx.artifact / FILE) as file:
-        for number, entry in enumerate(preparation.rows(watched()), 1):
-            entry = entry._replace(number=number, line=0)
-            file.add(entry)
-            validation.see(entry)
-            kind, taught = kind or entry.kind.value, taught or teaches(entry)
-    preparation.require_rows(file.rows, taught)
-    ctx.progress(file.rows, file.rows, unit="row", phase="Writing")
-    tallies = [tally.as_json() for tally in preparation.tallies]
-    for tally in tallies:
-        ctx.log(_sentence(tally))
-    report = validation.report(
-        [],
-        0,
-        format={"name": FORMAT, "evidence": f"prepared from {params.source_name}" if params.source_name else ""},
-        shape={"name": kind, "label": ""},
-        columns={"found": [], "mapped": {}},
-        preparation={
-            "from": params.source_name,
-            "rows": total,
-            "seed": params.seed,
-            "part": params.part,
-            "steps": tallies,
-        },
-    )
+    with validation(PACKED * (source / FILE).stat().st_size) as checks:
+        with RowsFile(ctx.artifact / FILE) as file:
+            for number, entry in enumerate(preparation.rows(watched()), 1):
+                entry = entry._replace(number=number, line=0)
+                file.add(entry)
+                checks.see(entry)
+                kind, taught = kind or entry.kind.value, taught or teaches(entry)
+        preparation.require_rows(file.rows, taught)
+        ctx.progress(file.rows, file.rows, unit="row", phase="Writing")
+        tallies = [tally.as_json() for tally in preparation.tallies]
+        for tally in tallies:
+            ctx.log(_sentence(tally))
+        report = checks.report(
+            [],
+            0,
+            format={"name": FORMAT, "evidence": f"prepared from {params.source_name}" if params.source_name else ""},
+            shape={"name": kind, "label": ""},
+            columns={"found": [], "mapped": {}},
+            preparation={
+                "from": params.source_name,
+                "rows": total,
+                "seed": params.seed,
+                "part": params.part,
+                "steps": tallies,
+            },
+        )
     (ctx.artifact / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1))
     ctx.done(artifact=True, **file.facts(), row_kind=kind, format=FORMAT)
 

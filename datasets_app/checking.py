@@ -1,0 +1,111 @@
+"""Checks beside the reading: a `Validation` in a process of its own, so that a large import uses two cores. Pure.
+
+Rows are sent through a pipe in portions; who sends faster than the checks can see waits. The process ends when its pipe
+is closed, and so whenever the one that started it is gone.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+from datasets_app.importing import Entry
+from datasets_app.reading import BadLine
+from datasets_app.validation import Validation
+
+WORTH_A_PROCESS = 8 * 1024**2  # bytes of data: below, checks take less than a second
+_AT_ONCE, _CHARACTERS_AT_ONCE = 1024, 4_000_000
+_SENT = ("number", "line", "data", "meta", "hash", "as_text", "left_out", "origin")
+
+
+@contextmanager
+def validation(size: int) -> Iterator["Validation | Aside"]:
+    """Checks for about `size` bytes of rows: in a process of their own where that is worth it."""
+    if size < WORTH_A_PROCESS or (os.cpu_count() or 1) < 2:
+        yield Validation()
+        return
+    aside = Aside()
+    try:
+        yield aside
+    finally:
+        aside.close()
+
+
+class Aside:
+    """A `Validation` in another process. Close it whatever happens."""
+
+    def __init__(self) -> None:
+        context = get_context("fork")  # nothing has to be imported anew
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_check, args=(theirs, self._pipe), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._waiting: list[tuple[Any, ...]] = []
+        self._characters = 0
+
+    def see(self, entry: Entry) -> None:
+        """As `Validation.see`. Raises RuntimeError if the other process is gone or has failed."""
+        self._waiting.append(tuple(getattr(entry, name) for name in _SENT))
+        self._characters += len(entry.data)
+        if len(self._waiting) >= _AT_ONCE or self._characters >= _CHARACTERS_AT_ONCE:
+            self._send("see", self._waiting)
+            self._begin()
+
+    def report(self, bad_lines: Iterable[BadLine], bad_count: int, **facts: Any) -> dict[str, Any]:
+        """As `Validation.report`. Raises RuntimeError as `see`."""
+        self._send("see", self._waiting)
+        self._begin()
+        self._send("report", (list(bad_lines), bad_count, facts))
+        try:
+            failed, found = self._pipe.recv()
+        except EOFError:
+            raise self._gone() from None
+        if failed:
+            raise RuntimeError(f"The checks failed: {found}")
+        report: dict[str, Any] = found
+        return report
+
+    def _send(self, what: str, given: Any) -> None:
+        try:
+            self._pipe.send((what, given))
+        except OSError:
+            if self._pipe.poll():  # it said why before it ended
+                with suppress(EOFError):
+                    raise RuntimeError(f"The checks failed: {self._pipe.recv()[1]}") from None
+            raise self._gone() from None
+
+    def _gone(self) -> RuntimeError:
+        self._process.join(5)
+        return RuntimeError(f"The process that checks the rows has ended (exit code {self._process.exitcode}).")
+
+    def close(self) -> None:
+        """End the other process."""
+        self._pipe.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _check(pipe: Connection, theirs: Connection) -> None:
+    """The other process: sees what comes until the pipe is closed or the report is asked for."""
+    theirs.close()  # our copy of it would keep the pipe open when its owner is gone
+    checks = Validation()
+    try:
+        while True:
+            what, given = pipe.recv()
+            if what == "report":
+                pipe.send((False, checks.report(given[0], given[1], **given[2])))
+                return
+            for number, line, data, meta, digest, as_text, left_out, origin in given:
+                checks.see(Entry(number, line, None, None, data, meta, digest, as_text, None, left_out, origin))
+    except (EOFError, OSError):
+        return
+    except Exception as error:
+        with suppress(OSError):
+            pipe.send((True, f"{type(error).__name__}: {error}"))

@@ -1,0 +1,82 @@
+"""Checks in a process of their own say what checks in this process say, and never outlive it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from datasets_app import checking
+from datasets_app.checking import Aside
+from datasets_app.importing import Entry, Importing, Options
+from datasets_app.reading import BadLine
+from datasets_app.tests.files import jsonl, write
+from datasets_app.validation import Validation
+
+
+def rows(folder: Path, count: int = 3000) -> list[Entry]:
+    given = [
+        {"prompt": f"question {n % 900}", "completion": "mail ann@example.com" if n % 7 == 0 else f"answer {n}", "x": n}
+        for n in range(count)
+    ]
+    return list(Importing(write(folder, "rows.jsonl", jsonl(given)), Options()).rows())
+
+
+def test_the_report_is_the_same(tmp_path: Path) -> None:
+    entries = rows(tmp_path)
+    here, aside = Validation(), Aside()
+    try:
+        for entry in entries:
+            here.see(entry)
+            aside.see(entry)
+        bad = [BadLine(3, "not JSON")]
+        assert aside.report(bad, 1, format={"name": "jsonl"}) == here.report(bad, 1, format={"name": "jsonl"})
+    finally:
+        aside.close()
+
+
+def test_only_large_data_gets_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with checking.validation(1000) as small:
+        assert isinstance(small, Validation)
+    with checking.validation(checking.WORTH_A_PROCESS) as large:
+        assert isinstance(large, Aside)
+    assert not psutil.Process().children()
+
+
+@pytest.mark.parametrize("how", ["fails", "dies"])
+def test_checks_that_end_before_their_time_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    def broken(self: Validation, entry: Entry) -> None:
+        if how == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("no such thing")
+
+    entries = rows(tmp_path)
+    monkeypatch.setattr(Validation, "see", broken)
+    aside = Aside()
+    try:
+        with pytest.raises(RuntimeError, match="no such thing" if how == "fails" else "exit code -9"):
+            for entry in entries * 20:
+                aside.see(entry)
+            aside.report([], 0)
+    finally:
+        aside.close()
+
+
+def test_a_killed_import_leaves_no_checks_behind() -> None:
+    code = (
+        "import time; from datasets_app.checking import Aside; "
+        "a = Aside(); print(a._process.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        deadline = time.monotonic() + 30
+        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
