@@ -276,7 +276,7 @@ def _effect(rule: Rule, rows: int, of: int, steps: Sequence[Json]) -> str:
     if rule.loses:
         left = f"{max(of - rows, 0):,} of {of:,} rows remain."
         return left if rule.loses == "exactly" else f"{rule.loses.capitalize()} {left}"
-    return f"All {of:,} rows remain; {rows:,} of them change."
+    return f"All {of:,} rows remain; {rows:,} of them {'changes' if rows == 1 else 'change'}."
 
 
 def _part(rows: int, of: int) -> str:
@@ -342,13 +342,19 @@ def _length_bias(kind: str, finding: Json, facts: Facts) -> Suggestion:
     longer = pairs["chosen_longer"] > pairs["rejected_longer"]
     which, far, near = ("longer", "chosen", "rejected") if longer else ("shorter", "rejected", "chosen")
     rule, plain = RULES[kind], _plain(kind, finding, facts)
-    return replace(
+    means = {side: pairs[f"{side}_characters_mean"] for side in ("chosen", "rejected")}
+    plain = replace(
         plain,
         title=rule.title.format(which=which),
         why=rule.why.format(which_word="long-winded" if longer else "curt"),
-        evidence=f"{finding['title']}: {pairs['chosen_characters_mean']:,.0f} characters on average against "
-        f"{pairs['rejected_characters_mean']:,.0f}.",
+        evidence=f"{finding['title']}: {means['chosen']:,.0f} characters on average against {means['rejected']:,.0f}.",
         figure="figures.preferences",
+    )
+    if means[far] > FAR * means[near]:  # most pairs would go
+        title = f"Add pairs in which the {'shorter' if longer else 'longer'} answer is the better one"
+        return replace(plain, title=title, effect="Most pairs are like that. Only a person can add others.")
+    return replace(
+        plain,
         steps=({"type": "filter", "condition": f"length({far}) <= {FAR} * length({near})"},),
         effect=f"Pairs go whose {far} answer is more than {FAR} times as long as the other; the preparation counts "
         "them. Pairs in which the other one is better help more.",
@@ -381,11 +387,12 @@ def _of_figures(facts: Facts) -> Iterator[Suggestion]:
 def _leakage(leakage: Leakage, facts: Facts) -> Suggestion:
     """`same` and `same_question` count rows that are held out; as many or more of this version go."""
     rows = leakage.same + leakage.same_question
+    found = [f"{leakage.same:,} are here too"] if leakage.same else []
+    found += [f"{leakage.same_question:,} are asked here with another answer"] if leakage.same_question else []
     return Suggestion(
         name="leakage",
         title=f"Drop what {leakage.reference} asks too",
-        evidence=f"{leakage.same:,} rows of {leakage.reference} are here too, and {leakage.same_question:,} are asked "
-        "here with another answer.",
+        evidence=f"Of the rows of {leakage.reference}, {' and '.join(found)}.",
         rows=min(rows, facts.rows),
         share=min(rows / facts.rows, 1.0),
         figure="leakage",

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from django.urls import reverse
 
 from datasets_app.models import DatasetVersion
-from datasets_app.suggestions import BLOCKING, WEAK, WRONG, Suggestion
+from datasets_app.suggestions import BLOCKING, LEAST_KEPT, WEAK, WRONG, Suggestion
 from training.models import Preflight
 from training.queries import preflights_with_all
 
@@ -14,6 +14,7 @@ LITTLE = 0.05  # of the tokens: less is learned from rarely
 ROUND = 64  # tokens: lengths are given in such steps
 MOST_TIMES = 4  # as long as asked for: longer rows take much more memory
 SPARE = 0.9  # of the length that characters stand for on average, because some rows have shorter tokens
+_SHARES = ("100", "99", "95", "90")  # of the rows, in percent
 LEAST_PROMPT = 200  # characters: a shorter rest of a prompt says nothing
 
 
@@ -100,7 +101,7 @@ class _Reading:
                 evidence=f"{self.of_all(self.lost)} lose something that should be learned at {self.most:,} tokens; 99 "
                 f"of 100 rows have at most {self.result['percentiles']['99']:,}.",
                 why="An answer that is cut teaches the model to stop in the middle, or nothing at all.",
-                effect=f"{self._whole_at(length)} are whole then. Longer rows take more memory and time.",
+                effect=f"{self._fitting(length)} have at most so many. Longer rows take more memory and time.",
                 group=WRONG,
                 impact=0.9,
                 url=f"{reverse('preflight-new')}?{urlencode(asked)}",
@@ -108,19 +109,18 @@ class _Reading:
             )
 
     def _better_length(self) -> int:
-        """What keeps every row whole, or 99 of 100; 0 where that is no longer or too long."""
+        """What keeps every row whole, or 99, 95 or 90 of 100; 0 where that is no longer, or too long."""
         context = int(self.preflight.base_version.facts.get("context") or 0)
-        for share in ("100", "99"):
-            length = -(-int(self.result["percentiles"][share]) // ROUND) * ROUND
-            length = min(length, context) if context else length
-            if self.most < length <= MOST_TIMES * self.most and length >= int(self.result["percentiles"][share]):
-                return length
+        most = min(MOST_TIMES * self.most, context) if context else MOST_TIMES * self.most
+        for share in _SHARES:
+            needed = int(self.result["percentiles"][share])
+            if self.most < needed <= most:
+                return min(-(-needed // ROUND) * ROUND, most)
         return 0
 
-    def _whole_at(self, length: int) -> str:
-        if length >= int(self.result["percentiles"]["100"]):
-            return f"All {self.rows:,} rows"
-        return "At least 99 of 100 rows"
+    def _fitting(self, length: int) -> str:
+        share = next(share for share in _SHARES if length >= int(self.result["percentiles"][share]))
+        return f"All {self.rows:,} rows" if share == "100" else f"{share} of 100 rows"
 
     def shorter(self) -> Iterator[Suggestion]:
         """Prompts that leave room for the answers, where prompts are what is long; else without the longest rows."""
@@ -148,16 +148,21 @@ class _Reading:
                 impact=0.7,
             )
             return
+        few = self.rows - self.lost < LEAST_KEPT * self.rows
         yield self.suggestion(
-            "without_long_rows",
+            "long_rows",
             rows=self.lost,
-            title=f"Drop rows of more than {room:,} characters",
+            title="Make the rows shorter" if few else f"Drop rows of more than {room:,} characters",
             evidence=evidence,
             why="What is cut teaches the model to stop in the middle.",
-            effect=f"About {self.rows - self.lost:,} of {self.rows:,} rows remain.",
-            steps=({"type": "filter", "condition": f"length <= {room}"},),
+            effect=f"Dropping them would leave about {self.rows - self.lost:,} rows. Only a person can shorten answers."
+            if few
+            else f"About {self.rows - self.lost:,} of {self.rows:,} rows remain.",
+            steps=() if few else ({"type": "filter", "condition": f"length <= {room}"},),
             group=WRONG,
             impact=0.5,
+            url=f"{self.address}#rows",
+            url_words="Look at them",
         )
 
     def little_learned(self) -> Iterator[Suggestion]:

@@ -62,7 +62,7 @@ CASES: dict[str, Rows] = {
     "lengths": [*good(200), {"prompt": "q", "completion": "long " * 5000}],
     "same_answers": [*paired(60, 1, 1), {"prompt": "p", "chosen": "same", "rejected": "same"}],
     "nearly_same_answers": [*paired(60, 1, 1), {"prompt": "p", "chosen": "Same", "rejected": "same"}],
-    "length_bias": [*paired(50, 9, 1), *paired(10, 1, 9)],
+    "length_bias": [*paired(40, 4, 2), *paired(10, 9, 1), *paired(10, 2, 4)],
     "uneven_labels": labelled({"often": 200, "also": 150, "seldom": 10}),
     "spellings": labelled({"Refund": 30, "refund": 30, "card": 30}),
     "nothing_held_out": good(60),
@@ -112,6 +112,7 @@ def _as_uploaded(entry: Entry) -> dict[str, Any]:
         ("one_label", [{"prompt": f"q {n}", "completion": "yes"} for n in range(60)]),
         ("rare_labels", labelled({"a": 30, "b": 30, "c": 2})),
         ("few_rows", good(20)),
+        ("length_bias", paired(60, 9, 1)),
         ("broken_characters", [*good(60), {"prompt": "Ã¤hnlich", "completion": "ok"}]),
         ("roles", [*(chat("user", "assistant", text=f"hi {n}") for n in range(60)), chat("assistant", "user")]),
         ("numbers_as_text", [{"prompt": f"q {n}", "completion": n} for n in range(60)]),
@@ -238,7 +239,7 @@ def test_rows_of_a_held_out_version_are_found_and_dropped(cast: Cast) -> None:
     assert named(answer) == ["leakage"]
     (leak,) = answer.json()["suggestions"]
     assert leak["steps"] == [{"type": "without", "data": "intents-test:1"}] and leak["rows"] == 2
-    assert leak["evidence"].startswith("1 rows of intents-test:1 are here too, and 1 are asked")
+    assert leak["evidence"].startswith("Of the rows of intents-test:1, 1 are here too and 1 are asked")
     preview = cast.api("teammate").post(
         f"/api/v1/dataset-versions/{version.pk}/preview/", {"steps": leak["steps"]}, format="json"
     )

@@ -69,8 +69,17 @@ def looked_at(cast: Cast) -> DatasetVersion:
         (
             {"cut_answer": 5},
             {"answers": 400},
-            {"percentiles": {**PERCENTILES, "99": 9_000, "100": 9_999}},  # more than four times as long
-            {"without_long_rows": [{"type": "filter", "condition": "length <= 460"}]},
+            {"percentiles": {**PERCENTILES, "95": 9_000, "90": 9_000, "99": 9_000, "100": 9_999}},  # much too long
+            {"long_rows": [{"type": "filter", "condition": "length <= 460"}]},
+        ),
+        (
+            {"cut_answer": 150},
+            {"answers": 400},
+            {"percentiles": {**PERCENTILES, "90": 50, "95": 50}},
+            {
+                "longer_rows": [],
+                "long_rows": [],  # dropping them would leave too few
+            },
         ),
         ({}, {}, {"learned": 100}, {"little_learned": []}),
         (
@@ -98,9 +107,9 @@ def test_counts_lead_to_steps(
             parse([dict(step) for step in one.steps])
         else:
             assert one.url or "nly a person" in one.effect
-    if "longer_rows" in wanted:
+    if "shorter_prompts" in wanted:
         assert found[0].title == "Train with a max_seq_length of 192" and "max_seq_length=192" in found[0].url
-        assert found[0].effect.startswith("All 200 rows are whole then")
+        assert found[0].effect.startswith("All 200 rows have at most so many")
 
 
 def test_lengths_are_offered_then_shown_beside_the_report(cast: Cast, base: ModelVersion) -> None:

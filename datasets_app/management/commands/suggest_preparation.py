@@ -41,5 +41,10 @@ def told(found: dict[str, Any]) -> str:
     lines = []
     for number, one in enumerate(found["suggestions"], 1):
         lines += [f"{number}. {one['title']}", *(f"   {one[what]}" for what in ("evidence", "why", "effect"))]
-        lines += [f"   {yaml.safe_dump(step, default_flow_style=True, width=10_000).strip()}" for step in one["steps"]]
+        lines += [f"   {_on_one_line(step)}" for step in one["steps"]]
     return "\n".join(lines) or f"Nothing to suggest for {found['reference']}."
+
+
+def _on_one_line(step: dict[str, Any]) -> str:
+    """The order of parts counts: the first is to learn from."""
+    return str(yaml.safe_dump(step, default_flow_style=True, sort_keys=False, width=10_000)).strip()
