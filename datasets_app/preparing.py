@@ -314,6 +314,10 @@ class StepContext:
         self._spills += 1
         return Spill(self._folder / f"step-{self.number}-{self._spills}.zst")
 
+    def path(self, name: str) -> Path:
+        """A file of the step's own. Its folder is there once something is spilled; make it otherwise, and clean up."""
+        return self._folder / f"step-{self.number}-{name}"
+
     def fail(self, message: str, *, field: str = "", entry: Entry | None = None, hint: str = "") -> NoReturn:
         """End the run as the user's mistake, naming the step, the field and the row."""
         raise StepError(self.number, self.step.type, f"{_at(entry)}{message}", field=field, hint=hint)

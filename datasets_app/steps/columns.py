@@ -11,6 +11,7 @@ from datasets_app.importing import Entry
 from datasets_app.mapping import Mapped
 from datasets_app.preparing import StepContext, StepParams, each
 from datasets_app.shapes import PARTS, BadRow, Parts, listed
+from datasets_app.storage import SYNTHETIC
 from project.contracts.rows import ROW
 from project.contracts.runs import UserError
 
@@ -25,7 +26,11 @@ class Params(StepParams):
         default={}, max_length=100, description="Columns beside the row: old name = new name."
     )
     drop: list[str] = Field(default=[], max_length=100, description="Columns beside the row to leave out.")
-    keep: list[str] = Field(default=[], max_length=100, description="Leave out all columns beside the row but these.")
+    keep: list[str] = Field(
+        default=[],
+        max_length=100,
+        description="Leave out all columns beside the row but these, and synthetic, which marks what a machine wrote.",
+    )
     map: dict[str, str] = Field(
         default={},
         max_length=20,
@@ -41,6 +46,8 @@ class Params(StepParams):
             raise ValueError("Use drop or keep, not both.")
         if len(set(self.rename.values())) < len(self.rename):
             raise ValueError("rename gives two columns the same name.")
+        if SYNTHETIC in (*self.rename, *self.rename.values(), *self.drop, *self.map.values()):
+            raise ValueError(f"The column '{SYNTHETIC}' stays as it is: it keeps such rows out of what is held out.")
         return self
 
 
@@ -66,7 +73,7 @@ def _renamed(meta: Mapping[str, Any], params: Params) -> dict[str, Any]:
     kept = {
         column: value
         for column, value in meta.items()
-        if column not in params.drop and (not params.keep or column in params.keep)
+        if column not in params.drop and (not params.keep or column in (*params.keep, SYNTHETIC))
     }
     after = {column: value for column, value in kept.items() if column not in params.rename}
     return after | {params.rename[column]: value for column, value in kept.items() if column in params.rename}

@@ -9,6 +9,7 @@ from pydantic import Field
 from datasets_app.editing import text_of
 from datasets_app.importing import Entry
 from datasets_app.preparing import StepContext, StepParams
+from datasets_app.steps._standins import StandIns
 from project.contracts.rows import value_bytes
 
 name = "drop_duplicates"
@@ -29,15 +30,23 @@ class Params(StepParams):
 
 
 def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Entry]:
-    """Memory: 16 bytes per row that is kept, and twice that for a moment. Two rows are taken as equal by 128 bits."""
+    """Memory: 16 bytes per row that is kept, and twice that for a moment; 16 per row that is dropped.
+
+    Two rows are taken as equal by 128 bits. Copies of a dropped row follow the one that stays.
+    """
     why = "an earlier row is the same" if params.by == "row" else f"an earlier row has the same {params.by}"
-    seen = Seen()
+    seen, stand_ins = Seen(), StandIns(ctx)
     for batch in batches(rows):
-        for entry, new in zip(batch, seen.new([_digest(entry, params) for entry in batch]), strict=True):
+        digests = [_digest(entry, params) for entry in batch]
+        for entry, digest, new in zip(batch, digests, seen.new(digests), strict=True):
+            group = int.from_bytes(digest[:8])
             if new:
-                yield entry
+                if stand_ins.kept(entry, group):
+                    yield entry
             else:
+                stand_ins.dropped(entry, group)
                 ctx.dropped(entry, why)
+    yield from stand_ins.rest()
 
 
 def _digest(entry: Entry, params: Params) -> bytes:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from datasets_app.editing import meta_of, with_meta
 from datasets_app.importing import Entry
 from datasets_app.preparing import Spill, StepContext, StepParams, chance, seed_field
+from datasets_app.storage import SYNTHETIC
 
 name = "mix"
 label = "Mix with other data sets"
@@ -42,6 +43,13 @@ class Params(StepParams):
             if not 0 < weight <= 1e6:
                 raise ValueError(f"The weight of {reference} has to be more than 0.")
         return data
+
+    @field_validator("mark")
+    @classmethod
+    def _not_synthetic(cls, mark: str) -> str:
+        if mark == SYNTHETIC:
+            raise ValueError(f"The column '{SYNTHETIC}' marks rows that a machine wrote. Use another name.")
+        return mark
 
     @model_validator(mode="after")
     def _knows_its_end(self) -> "Params":

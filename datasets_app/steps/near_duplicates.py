@@ -1,5 +1,6 @@
 """Keep the first of rows that are almost the same, by MinHash."""
 
+from array import array
 from collections.abc import Iterator
 
 from pydantic import Field
@@ -7,7 +8,8 @@ from pydantic import Field
 from datasets_app.editing import Part, text_of
 from datasets_app.importing import Entry
 from datasets_app.near import BYTES_A_TEXT, THRESHOLD, NearDuplicates
-from datasets_app.preparing import StepContext, StepParams, flags, spilled
+from datasets_app.preparing import StepContext, StepParams, spilled
+from datasets_app.steps._standins import StandIns
 
 name = "near_duplicates"
 label = "Drop near duplicates"
@@ -31,7 +33,9 @@ class Params(StepParams):
 
 
 def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Entry]:
-    """Memory: 640 bytes per row, whatever their length. The rows wait on disk."""
+    """Memory: 640 bytes per row, whatever their length. The rows wait on disk. Copies of a dropped row follow the one
+    that stays.
+    """
     most = params.memory_mb * 1024**2 // _BYTES_A_ROW
     index = NearDuplicates(params.threshold)
 
@@ -45,10 +49,22 @@ def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Ent
         index.add(text_of(entry, params.part))
 
     spill = spilled(rows, ctx, see)
-    similar = flags(len(spill), (later for later, _, _ in index.repeats()))
+    stays = _standing(len(spill), index)
+    stand_ins = StandIns(ctx)
     for place, entry in enumerate(spill.read()):
-        if similar[place]:
-            ctx.dropped(entry, "an earlier row is almost the same")
+        if stays[place] == place:
+            if stand_ins.kept(entry, place):
+                yield entry
         else:
-            yield entry
+            stand_ins.dropped(entry, stays[place])
+            ctx.dropped(entry, "an earlier row is almost the same")
     spill.drop()
+    yield from stand_ins.rest()
+
+
+def _standing(count: int, index: NearDuplicates) -> "array[int]":
+    """For each place that of the row which stays for it: its own, or the first in a chain of similar ones."""
+    stays = array("Q", range(count))
+    for later, earlier, _ in index.repeats():  # in order of the later
+        stays[later] = stays[earlier]
+    return stays
