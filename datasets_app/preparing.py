@@ -122,6 +122,19 @@ class Step:
         return list(read(self.params)) if read else []
 
 
+# What a model has to write is a job of its own, before or after the steps: type -> the method that does it.
+ELSEWHERE = {"paraphrase": "paraphrase", "back_translation": "back_translation", "augment": "paraphrase"}
+AUGMENT = "/api/v1/synthetic-data/augment/"
+
+
+def _elsewhere(type_: str) -> str:
+    return (
+        f"'{type_}' needs a model that writes, so it is a job of its own and no step. Send POST {AUGMENT} "
+        f'{{"dataset": …, "method": "{ELSEWHERE[type_]}", "endpoint" or "model": …}}, or choose Data sets → Write with '
+        "a model → In other words; the version that it makes can be prepared further."
+    )
+
+
 # Other names for a step with some of its parameters: {"type": "lowercase"} is a transform.
 def _aliases() -> dict[str, dict[str, Any]]:
     from datasets_app.steps import transform
@@ -170,6 +183,8 @@ def _step(number: int, given: Any) -> Step:
     params = {name: value for name, value in given.items() if name != "type"}
     if wrong := [name for name, value in params.items() if _unstorable(name) or _unstorable(value)]:
         raise StepErrors([StepError(number, given["type"][:40], _UNSTORABLE, field=_said(wrong[0]))])
+    if given["type"] in ELSEWHERE and given["type"] not in STEPS.names():
+        raise StepErrors([StepError(number, given["type"], _elsewhere(given["type"]), field="type")])
     alias = _aliases().get(given["type"])
     type_ = alias["type"] if alias else given["type"]
     try:

@@ -13,7 +13,7 @@ from datasets_app import expressions
 from datasets_app.actions import datasets, preparations
 from datasets_app.api import serializers as shapes
 from datasets_app.models import Dataset, DatasetVersion
-from datasets_app.preparing import STEPS, StepPlugin
+from datasets_app.preparing import AUGMENT, ELSEWHERE, STEPS, StepPlugin
 from datasets_app.previewing import MOST_ROWS, ROWS
 from project.kernel import access
 from project.kernel.api.base import ActorMixin, StrictSerializer, WorkspaceViewSet
@@ -128,6 +128,9 @@ class StepCatalogue(serializers.Serializer[Any]):
     steps = StepSerializer(many=True)
     names = serializers.DictField(child=serializers.CharField(), help_text="what conditions and templates ask about")
     functions = serializers.DictField(child=serializers.CharField())
+    elsewhere = serializers.DictField(
+        child=serializers.CharField(), help_text="what is no step because a model has to write: the call that does it"
+    )
 
 
 class StepsViewSet(ActorMixin, ViewSet):
@@ -142,6 +145,7 @@ class StepsViewSet(ActorMixin, ViewSet):
                 "steps": [described(step) for step in STEPS.all()],
                 "names": expressions.NAMES,
                 "functions": expressions.FUNCTIONS,
+                "elsewhere": dict.fromkeys(ELSEWHERE, f"POST {AUGMENT}"),
             }
         )
 

@@ -13,9 +13,10 @@ from pydantic import Field
 from datasets_app.editing import Part, change_texts
 from datasets_app.importing import Entry
 from datasets_app.preparing import chance
+from datasets_app.shapes import BadRow
 from datasets_app.storage import count, entries
 from datasets_app.synthesis.making import Making, WriterParams, copy_of, rows_file
-from datasets_app.synthesis.quality import fault_of
+from datasets_app.synthesis.quality import HALF, fault_of
 from datasets_app.synthesis.writing import Ask, Item, Journal, Written, answered
 from project.contracts.chat import Message
 from project.contracts.rows import RowKind
@@ -56,7 +57,8 @@ def run(params: Params, ctx: RunContext) -> None:
     with rows_file(ctx) as file:
         making = Making(ctx, file, mark, total)
         made: set[str] = set()
-        for item, written in answered(_items(params, entries(source)), writer, journal, ctx):
+        asked = _items(params, entries(source), making)
+        for item, written in answered(asked, writer, journal, ctx):
             if isinstance(item, Entry):
                 made = {item.hash}
                 kind = item.kind.value
@@ -73,14 +75,21 @@ def run(params: Params, ctx: RunContext) -> None:
     making.finish(shape=kind, source=params.source_name)
 
 
-def _items(params: Params, rows: Iterator[Entry]) -> Iterator[Item]:
-    """Every row, followed by the questions for its copies. Which rows get some depends on the row and the seed."""
+def _items(params: Params, rows: Iterator[Entry], making: Making) -> Iterator[Item]:
+    """Every row, followed by the questions for its copies. Which rows get some depends on the row and the seed.
+
+    A row that can't be changed stays; that it gets no copies is told as a reject.
+    """
     number = 0
     for entry in rows:
         yield entry
         if chance(f"{params.seed}", name, entry.hash).random() >= params.share:
             continue
-        text = _text(params, entry)
+        try:
+            text = _text(params, entry)
+        except BadRow as error:
+            making.reject(f"the row can't be changed: {error}", entry.data, "")
+            continue
         if text:
             for copy in range(params.copies):
                 yield _ask(params, entry, text, number, copy)
@@ -128,10 +137,14 @@ def _judge(params: Params, making: Making, ask: Ask, written: Written, made: set
     fault = fault_of(written, least=1)
     if not fault and params.quality_filter:
         fault = _fault(text, new)
-    if fault and (params.quality_filter or not new):
+    if fault and (params.quality_filter or fault == HALF or not new):
         making.reject(fault, text, written.text)
         return
-    copy = change_texts(entry, lambda old: new if old == text else old, params.part)
+    try:
+        copy = change_texts(entry, lambda old: new if old == text else old, params.part)
+    except BadRow as error:  # too long for a row
+        making.reject(f"no row can hold it: {error}", text, written.text)
+        return
     if copy.hash in made:
         making.reject("the same words again", text, new)
         return

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from datasets_app.storage import entries
 from datasets_app.synthesis.making import Making, WriterParams, entry_of, rows_file
-from datasets_app.synthesis.quality import GROUNDED, fault_of
+from datasets_app.synthesis.quality import GROUNDED, HALF, fault_of, has_half
 from datasets_app.synthesis.sources import Documents, Proposal, Seeds, Source, Templates, missing_values
 from datasets_app.synthesis.writing import Ask, Journal, Written, answered
 from project.contracts.chat import Message
@@ -135,7 +135,7 @@ def _judge(params: Params, source: Source, making: Making, ask: Ask, written: Wr
     fault = fault_of(written, least=1 if params.kind != "templates" else least)
     # Of a list that was cut the whole pairs are good; an empty answer is none with or without the filter.
     readable = fault == "cut at max_tokens" and params.kind != "templates"
-    if fault and not readable and (params.quality_filter or not written.text.strip()):
+    if fault and not readable and (params.quality_filter or fault == HALF or not written.text.strip()):
         making.reject(fault, question, written.text)
         return
     proposals = source.proposals(ask, written.text)
@@ -155,6 +155,8 @@ def _judge(params: Params, source: Source, making: Making, ask: Ask, written: Wr
 
 
 def _fault(params: Params, source: Source, proposal: Proposal, ask: Ask) -> str:
+    if has_half(proposal.question + proposal.answer):
+        return HALF
     if not params.quality_filter:
         return ""
     wrong = fault_of(Written(proposal.answer), least=params.min_characters)

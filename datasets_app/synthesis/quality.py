@@ -17,6 +17,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _NO_BLANKS = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # scripts without blanks
+HALF = "half a character, which no row can hold"  # refused with and without the quality filter
+_HALF = re.compile("[\ud800-\udfff]")
 _LONG, _FLAT = 200, 0.12  # from so many characters a text that packs to less of its size repeats itself
 
 
@@ -27,6 +29,8 @@ def fault_of(written: Written, *, least: int) -> str:
         return "the endpoint would not take the question"
     if not text:
         return "empty"
+    if has_half(text):
+        return HALF
     if len(text) < least:
         return "too short"
     if written.finish_reason == "length":
@@ -35,6 +39,11 @@ def fault_of(written: Written, *, least: int) -> str:
         return "the model declined"
     packed = len(zlib.compress(text.encode(), 6)) / len(text.encode())
     return "repeats itself" if len(text) >= _LONG and packed < _FLAT else ""
+
+
+def has_half(text: str) -> bool:
+    """Is there half of a surrogate pair in it? JSON can say so (\\ud83d), and no UTF-8 can be made of it."""
+    return _HALF.search(text) is not None
 
 
 class Alike:

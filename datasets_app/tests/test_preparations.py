@@ -181,6 +181,7 @@ def test_who_may_not_and_what_is_not_there(cast: Cast) -> None:
 
 def test_the_steps_and_their_schemas_are_listed(cast: Cast) -> None:
     reply = cast.api("viewer").get("/api/v1/dataset-steps/").json()
+    assert reply["elsewhere"]["paraphrase"] == "POST /api/v1/synthetic-data/augment/"
     steps = {step["name"]: step for step in reply["steps"]}
     assert steps["filter"]["schema"]["properties"]["condition"]["description"]
     assert steps["filter"]["example"] == {"type": "filter", "condition": "length > 10"}

@@ -161,3 +161,13 @@ def test_steps_of_too_many_characters_stay_on_the_page(cast: Cast) -> None:
     page = cast.page("teammate").post(url(version), sent)
     assert page.status_code == 400 and "The steps have more than 200,000 characters." in text(page)
     assert len(kinds(page)) == 21
+
+
+def test_the_page_leads_to_where_a_model_puts_rows_in_other_words(cast: Cast) -> None:
+    version = ready_version(cast.actor("teammate"), "intents", [{"prompt": "a", "completion": "b"}] * 3)
+    page, address = cast.page("teammate"), f"/dataset-versions/{version.pk}/prepare/"
+    assert f"/datasets/write/?kind=augment&amp;data={version.pk}" in page.get(address).content.decode()
+    refused = page.get(address, {"steps": '[{"type": "paraphrase"}]'})
+    assert refused.status_code == 400 and "is a job of its own and no step" in refused.content.decode()
+    writing = page.get(f"/datasets/write/?kind=augment&data={version.pk}").content.decode()
+    assert f'value="{version.pk}" selected' in writing

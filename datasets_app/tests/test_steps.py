@@ -172,6 +172,8 @@ def test_a_stored_step_is_read_as_the_same_step(name: str) -> None:
         ("filter", "steps", "as a list"),
         ([{"type": "strip"}] * 51, "steps", "at most 50"),
         ([{"type": "strip"}, {"type": "fliter"}], "steps.1.type", "Step 2, type: Unknown step 'fliter'. Did you mean"),
+        ([{"type": "paraphrase"}], "steps.0.type", "POST /api/v1/synthetic-data/augment/"),
+        ([{"type": "strip"}, {"type": "back_translation", "through": "German"}], "steps.1.type", "no step"),
         ([{"condition": "x"}], "steps.0", "an object with a type"),
         ([{"type": "filter"}], "steps.0.condition", "Step 1 (filter), condition: This is needed."),
         ([{"type": "filter", "condition": "lenght > 1"}], "steps.0.condition", "Did you mean 'length'?"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from datasets_app.editing import meta_of
+from datasets_app.editing import change_texts, meta_of, too_long
 from datasets_app.importing import Entry
 from datasets_app.recipes import augment, synthesize
 from datasets_app.storage import FILE, RowsFile, entries
@@ -370,3 +370,54 @@ def test_back_translation_goes_there_and_back(run: Run, server: ChatServer) -> N
     ctx = run(augment, server, [talk("Where is my parcel?", "Here.")], manner="back_translation", through="French")
     assert made(ctx)[1].value["messages"][0]["content"] == "Where has my parcel gone?"
     assert "Wo ist mein Paket?" in server.bodies[1]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize("quality_filter", [True, False])
+def test_what_no_row_can_hold_is_refused_with_its_reason(run: Run, server: ChatServer, quality_filter: bool) -> None:
+    rows = [talk("Where is my parcel?", "Here."), talk("Hello there friend", "Hi.")]
+    answers = iter(["Where has my \ud83d parcel gone?", "Good day to you, friend"])
+    server.answer = lambda body: next(answers)
+    ctx = run(augment, server, rows, concurrency=1, quality_filter=quality_filter)
+    assert [row.value["messages"][0]["content"] for row in made(ctx)] == [
+        "Where is my parcel?", "Hello there friend", "Good day to you, friend",
+    ]  # fmt: skip
+    assert report(ctx)["rejected"] == 1
+    assert report(ctx)["rejects"][0]["reason"] == "half a character, which no row can hold"
+
+
+@pytest.mark.parametrize("quality_filter", [True, False])
+def test_half_a_character_never_becomes_a_row(run: Run, server: ChatServer, quality_filter: bool) -> None:
+    answers = itertools.cycle(["Half \ud83d here", "A whole answer"])
+    server.answer = lambda body: next(answers)
+    ctx = run(
+        synthesize, server, **TEMPLATES, values=VALUES, num_samples=2, concurrency=1, quality_filter=quality_filter
+    )
+    assert [row.value["messages"][-1]["content"] for row in made(ctx)] == ["A whole answer"] * 2
+    assert report(ctx)["why"] == {"half a character, which no row can hold": report(ctx)["rejected"]}
+    escaped = json.dumps([{"question": "What is \ud83d it?", "answer": "Water."}])  # whole until it is read as JSON
+    server.answer = lambda body: escaped
+    with pytest.raises(UserError, match="half a character, which no row can hold: 24"):
+        run(
+            synthesize,
+            server,
+            [TextRow(text="Water is wet. " * 30)],
+            kind="documents",
+            num_samples=1,
+            concurrency=1,
+            quality_filter=quality_filter,
+        )
+
+
+def test_a_row_that_can_not_be_changed_stays_without_copies(
+    run: Run, server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(entry: Entry, by: Callable[[str], str], part: Any) -> Entry:
+        if "parcel" in entry.data:
+            raise too_long()
+        return change_texts(entry, by, part)
+
+    monkeypatch.setattr(augment, "change_texts", change)
+    server.answer = lambda body: "Good day to you, friend"
+    ctx = run(augment, server, [talk("Where is my parcel?", "Here."), talk("Hello there friend", "Hi.")])
+    assert len(made(ctx)) == 3 and len(server.bodies) == 1
+    assert report(ctx)["why"] == {"the row can't be changed": 1}
