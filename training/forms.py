@@ -6,8 +6,9 @@ from typing import Any, Literal, get_args, get_origin
 from django import forms
 from pydantic.fields import FieldInfo
 
+from training.engine.methods.lora import Lora
 from training.engine.metrics_registry import METRICS
-from training.jobfile import SECTIONS, Defaults, JobFile, LoraMethod
+from training.jobfile import SECTIONS, Defaults, JobFile
 
 # The form's field -> where it stands in the job file. What is not here has no place in the form.
 PATHS: dict[str, str] = {
@@ -105,7 +106,7 @@ class Names(forms.MultipleChoiceField):
 def schema_field(path: str) -> FieldInfo:
     """The job file's field at a dotted path."""
     section, _, name = path.rpartition(".")
-    owner = LoraMethod if section == "method" else SECTIONS[section] if section else JobFile
+    owner = Lora if section == "method" else SECTIONS[section] if section else JobFile
     return owner.model_fields[name]
 
 
@@ -175,7 +176,7 @@ def _modules(text: str) -> str | list[str]:
 
 
 def _field(name: str, path: str, choices: Choices | None) -> forms.Field:
-    info = LoraMethod.model_fields["r"] if path == "method.type" else schema_field(path)
+    info = Lora.model_fields["r"] if path == "method.type" else schema_field(path)
     help_text = "" if path == "method.type" else _HELP.get(name, info.description or "")
     label = _LABELS.get(name, name.replace("_", " ").capitalize())
     kind: dict[str, Any] = {"label": label, "help_text": help_text, "required": False}

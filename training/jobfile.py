@@ -6,16 +6,22 @@ Ranges, defaults and help texts are those of the recipe's parameters, so that no
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from project.kernel.errors import Invalid
 from training.complaints import Complaints, complaints
+from training.engine.methods.lora import Lora
+from training.engine.methods_registry import METHODS, MethodSettings, any_method
 from training.engine.recipes import sft
 from training.engine.recipes.sft import SftParams
+
+if TYPE_CHECKING:
+    AnyMethod = MethodSettings
+else:
+    AnyMethod = any_method()
 
 
 @dataclass(frozen=True)
@@ -47,14 +53,7 @@ def like(name: str, source: type[BaseModel] = SftParams, **changes: Any) -> Any:
     return Field(**{"default": info.default, "description": info.description, **limits, **changes})
 
 
-def _some(value: Any) -> Any:
-    if not value:
-        raise PydanticCustomError("none_named", "must be 'all-linear' or name at least one layer")
-    return value
-
-
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-Module = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
 Steps = Annotated[int, Field(ge=1)]
 
 
@@ -74,21 +73,6 @@ class DataSection(_Section):
     validation_split: float = like("validation_split")
     validation_dataset: Text | None = Field(None, description="A data set to measure eval_loss on, instead of a split.")
     seed: int = like("seed")
-
-
-class LoraMethod(_Section):
-    type: Literal["lora"] = "lora"
-    bits: None = like("bits", sft.Lora)
-    r: int | None = like("r", sft.Lora, default=None)
-    alpha: float | None = like("alpha", sft.Lora, default=None)
-    dropout: float | None = like("dropout", sft.Lora, default=None)
-    target_modules: Annotated[
-        Literal["all-linear"] | Annotated[tuple[Module, ...], Field(max_length=100)], AfterValidator(_some)
-    ] = like("target_modules", sft.Lora)
-
-
-class FullMethod(_Section):
-    type: Literal["full"] = "full"
 
 
 class Hyperparameters(_Section):
@@ -150,15 +134,13 @@ class LimitsSection(_Section):
 
 
 class JobFile(_Section):
-    """A fine-tune as people write it. Numbers left out (null) are settled at launch, see `settle`."""
+    """A fine-tune as people write it. What is left out (or null) is settled at launch, see `settle`."""
 
     name: Text = Field(description="What the job is called in lists.")
     model: ModelSection
     data: DataSection
     recipe: Text = Field("sft", description="How it learns: a training recipe.")
-    method: Annotated[LoraMethod | FullMethod, Field(discriminator="type")] = Field(
-        LoraMethod(), description="What is trained."
-    )
+    method: AnyMethod = Field(Lora(), description="What is trained, and how it is kept.")
     objective: dict[str, Any] = Field({}, description="The recipe's own parameters.")
     hyperparameters: Hyperparameters = Hyperparameters()
     optimization: Optimization = Optimization()
@@ -168,6 +150,7 @@ class JobFile(_Section):
 
 
 DEEPEST = 20  # sections in sections
+FASTEST = 0.3  # the highest learning rate that is chosen by itself
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSection,
@@ -207,11 +190,14 @@ def parse(document: Any) -> JobFile:
 
 
 def _with_the_obvious(document: Mapping[str, Any]) -> dict[str, Any]:
-    """`name` stands for the missing name of the model and the other way round; a method without type is LoRA."""
+    """`name` stands for the missing name of the model and the other way round; a method without type is LoRA, and null
+    in it is the same as nothing."""
     filled = dict(document)
     method, model = filled.get("method"), filled.get("model")
-    if isinstance(method, Mapping) and "type" not in method:
-        filled["method"] = {"type": "lora", **method}
+    if isinstance(method, Mapping):
+        typed = {"type": Lora().type, **method}
+        known = method_settings(typed).model_fields
+        filled["method"] = {name: value for name, value in typed.items() if value is not None or name not in known}
     if "name" not in filled and isinstance(model, Mapping) and model.get("name"):
         filled["name"] = model["name"]
     return filled
@@ -240,7 +226,7 @@ def _unclean_texts(value: Any, path: str = "", depth: int = 0) -> Complaints:
 def _misplaced_truths(document: Mapping[str, Any]) -> Complaints:
     """Python counts True as 1; a person who writes `epochs: true` meant something else."""
     found: Complaints = {}
-    sections: dict[str, type[BaseModel]] = {**SECTIONS, "method": LoraMethod}
+    sections: dict[str, type[BaseModel]] = {**SECTIONS, "method": method_settings(document.get("method"))}
     for section, model in sections.items():
         values: Any = document
         for part in section.split("."):
@@ -257,35 +243,38 @@ def _misplaced_truths(document: Mapping[str, Any]) -> Complaints:
 
 def _known_fields(document: Mapping[str, Any]) -> dict[str, list[str]]:
     known = {section: list(model.model_fields) for section, model in SECTIONS.items()}
-    method = document.get("method")
-    full = isinstance(method, Mapping) and method.get("type") == "full"
-    return {**known, "": list(JobFile.model_fields), "method": list((FullMethod if full else LoraMethod).model_fields)}
+    method = method_settings(document.get("method"))
+    return {**known, "": list(JobFile.model_fields), "method": list(method.model_fields)}
+
+
+def method_settings(section: Any) -> type[MethodSettings]:
+    """The fields that a job file's section `method` may have; LoRA's where no method is named that anybody knows."""
+    chosen = section.get("type") if isinstance(section, Mapping) else None
+    return METHODS.get(chosen).Settings if isinstance(chosen, str) and chosen in METHODS.names() else Lora
 
 
 def settle(config: JobFile, defaults: Defaults, *, context: int) -> JobFile:
     """`config` with a number for everything that was left out. `context` is the base model's, in tokens; 0: unknown.
 
-    LoRA learns at the installation's learning rate; training all weights takes a tenth of it, or they break down.
+    LoRA learns at the installation's learning rate, other methods at their multiple of it: training all weights takes
+    a tenth, or they break down; learned prompts take far more.
     """
     numbers, method = config.hyperparameters, config.method
-    rate = defaults.learning_rate if isinstance(method, LoraMethod) else defaults.learning_rate / 10
+    rate = min(defaults.learning_rate * method.rate, FASTEST)
     longest = SftParams.model_fields["max_seq_length"].default
+    room = max(context - method.virtual_tokens, 0) or longest
     numbers = numbers.model_copy(
         update={
             "learning_rate": _or(numbers.learning_rate, rate),
             "batch_size": _or(numbers.batch_size, defaults.batch_size),
             "epochs": _or(numbers.epochs, defaults.epochs),
-            "max_seq_length": _or(numbers.max_seq_length, min(longest, context or longest)),
+            "max_seq_length": _or(numbers.max_seq_length, min(longest, room)),
         }
     )
-    if isinstance(method, LoraMethod):
-        method = method.model_copy(
-            update={
-                "r": _or(method.r, defaults.lora_r),
-                "alpha": _or(method.alpha, defaults.lora_alpha),
-                "dropout": _or(method.dropout, defaults.lora_dropout),
-            }
-        )
+    if isinstance(method, Lora):
+        wished = {"r": defaults.lora_r, "alpha": defaults.lora_alpha, "dropout": defaults.lora_dropout}
+        left_out = {name: value for name, value in wished.items() if name not in method.model_fields_set}
+        method = method.model_copy(update=left_out)
     model = config.model.model_copy(update={"name": config.model.name or model_name(config.name)})
     return config.model_copy(update={"hyperparameters": numbers, "method": method, "model": model})
 

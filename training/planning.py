@@ -210,8 +210,12 @@ def misfits(
         elif data is not None and data.row_kind == RowKind.CHAT and not has_template(base):
             wrong["model.base_model"] = [no_template(base)]
     context, wanted = int(base.facts.get("context") or 0), config.hyperparameters.max_seq_length or 0
-    if context and wanted > context:
-        wrong["hyperparameters.max_seq_length"] = [f"must be {context:,} or less, the context of {base}"]
+    virtual = config.method.virtual_tokens
+    if context and virtual >= context:
+        wrong["method.num_virtual_tokens"] = [f"must be less than {context:,}, the context of {base}"]
+    elif context and wanted > context - virtual:
+        why = f"the context of {base}" + (f" without the {virtual} learned positions" if virtual else "")
+        wrong["hyperparameters.max_seq_length"] = [f"must be {context - virtual:,} or less, {why}"]
     return wrong
 
 

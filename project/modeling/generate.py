@@ -7,6 +7,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from project.contracts.runs import UserError
+from project.modeling import prompts as learned
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,11 @@ def generate_batch(
     ends = end_ids(model, tokenizer)
     chooser = _Chooser(len(prompts), temperature, top_p, seed, keep=logprobs)
     watch = _Watch(tokenizer, longest, stop, each)
+    opening = learned.opening_of(model)
+    if opening is not None:
+        with torch.inference_mode():
+            answers = _behind(opening, model, ids, attended, room, ends, chooser, watch)
+        return [_finished(tokenizer, answer, ends, stop, chooser.kept(row)) for row, answer in enumerate(answers)]
     with torch.inference_mode():
         out = model.generate(
             input_ids=ids,
@@ -140,10 +146,13 @@ def end_ids(model: "Model", tokenizer: "PreTrainedTokenizerBase") -> frozenset[i
 
 
 def context_limit(model: "Model") -> int | None:
-    """How many tokens, prompt and answer together, the model was made for. None if its config does not say."""
+    """How many tokens, prompt and answer together, the model was made for. None if its config does not say.
+
+    What an adapter puts before every row takes of it.
+    """
     config = model.config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    return limit - learned.virtual_tokens(model) if isinstance(limit, int) and limit > 0 else None
 
 
 class TextPieces:
@@ -208,6 +217,40 @@ def _room(model: "Model", prompts: Sequence[list[int]], wanted: int) -> int:
             field="messages",
         )
     return wanted if limit is None else min(wanted, limit - longest)
+
+
+def _behind(
+    opening: learned.Opening,
+    model: "Model",
+    ids: "torch.Tensor",
+    mask: "torch.Tensor",
+    room: int,
+    ends: frozenset[int],
+    chooser: "_Chooser",
+    watch: "_Watch",
+) -> list[list[int]]:
+    """The answers to `ids` [rows, positions] of a model that begins every row with learned positions."""
+    import torch
+    from transformers import DynamicCache
+
+    base, cache, prompt = model.get_base_model(), DynamicCache(), ids.shape[1]
+    logits, mask = learned.read(base, opening, ids, mask, cache)
+    done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    ending = torch.tensor(sorted(ends), device=ids.device)
+    for _ in range(room):
+        tokens = chooser(ids, logits).argmax(-1, keepdim=True)
+        ids = torch.cat([ids, tokens], dim=1)
+        done |= torch.isin(tokens[:, 0], ending) | watch(ids, None)
+        if bool(done.all()):
+            break
+        positions = mask.sum(-1, keepdim=True)
+        mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+        output = base(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        logits = output.logits[:, -1]
+    answers: list[list[int]] = ids[:, prompt:].tolist()
+    return answers
 
 
 def _finished(

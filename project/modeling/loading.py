@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Dtype = Literal["float32", "bfloat16"]
+Bits = Literal[4, 8]
+BLOCK = 64  # widths that 4-bit kernels can take are multiples of this
 
 
 class ModelFacts(BaseModel):
@@ -82,12 +84,18 @@ def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
 
 
 def load_base(
-    base: Path, *, device: str = "cpu", dtype: Dtype = "float32", attention: str | None = None
+    base: Path,
+    *,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    attention: str | None = None,
+    bits: Bits | None = None,
 ) -> "PreTrainedModel":
     """A causal language model in evaluation mode on `device`, in `dtype` whatever it was saved in. Raises UserError.
 
     `attention` is the name of an attention implementation of transformers, built in or registered; None takes the best
-    that the architecture has.
+    that the architecture has. `bits` holds the linear layers in 8 or 4 bits (bitsandbytes; 4 is NF4 with double
+    quantisation) and computes in `dtype`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -100,6 +108,7 @@ def load_base(
             str(base),
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
+            **({} if bits is None else _quantised(bits, dtype, device)),
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -107,8 +116,48 @@ def load_base(
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"The model can't be loaded: {error}", field="base") from error
     restore_cache(model)
-    model.to(device)
+    if bits is None:
+        model.to(device)
+    else:
+        _check_quantised(model)
     return model.eval()
+
+
+def _quantised(bits: Bits, dtype: Dtype, device: str) -> dict[str, Any]:
+    import logging
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns at every product
+    number = getattr(torch, dtype)
+    config = BitsAndBytesConfig(
+        load_in_8bit=bits == 8,
+        load_in_4bit=bits == 4,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=number,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _check_quantised(model: "PreTrainedModel") -> None:
+    """Raise UserError for widths that can't be held in 4 bits, and keep weights as they were saved.
+
+    On CPUs with bfloat16 instructions bitsandbytes lays weights out anew at the first forward in evaluation mode: what
+    follows is another computation, and a checkpoint saved after it may hold garbage.
+    """
+    for name, module in model.named_modules():
+        if getattr(module, "quant_state", None) is not None or hasattr(module, "support_avx512bf16_for_cpu"):
+            width = getattr(module, "in_features", BLOCK)
+            if width % BLOCK:
+                raise UserError(
+                    f"Weights in 4 bits need widths that are multiples of {BLOCK}; {name} has {width}.",
+                    hint="Leave bits empty, or choose 8.",
+                    field="method.bits",
+                )
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_adapter(model: "PreTrainedModel | PeftModel", adapter: Path, name: str) -> "PeftModel":
@@ -120,9 +169,14 @@ def load_adapter(model: "PreTrainedModel | PeftModel", adapter: Path, name: str)
         raise UserError(f"{adapter.name} is not an adapter: it has no adapter_config.json.", field="adapter")
     _check_fit(model, adapter)
     device = str(model.device)
-    if not isinstance(model, PeftModel):
-        return PeftModel.from_pretrained(model, str(adapter), adapter_name=name, torch_device=device).eval()
-    model.load_adapter(str(adapter), adapter_name=name, torch_device=device)
+    try:
+        if not isinstance(model, PeftModel):
+            return PeftModel.from_pretrained(model, str(adapter), adapter_name=name, torch_device=device).eval()
+        model.load_adapter(str(adapter), adapter_name=name, torch_device=device)
+    except RuntimeError as error:
+        if "size mismatch" in str(error):
+            raise _foreign("its weights have other sizes") from error
+        raise
     return model.eval()
 
 
@@ -138,12 +192,18 @@ def _check_fit(model: "PreTrainedModel | PeftModel", adapter: Path) -> None:
     from peft import PeftModel
 
     base = model.get_base_model() if isinstance(model, PeftModel) else model
+    text = base.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    opening = {text.hidden_size, 2 * text.num_hidden_layers * heads * head}  # a prompt's width, or a prefix's
     widths = {
-        name.replace(".base_layer", ""): module.weight.shape
+        name.replace(".base_layer", ""): (module.out_features, module.in_features)
         for name, module in base.named_modules()
-        if hasattr(module, "in_features") and hasattr(module, "weight")
+        if hasattr(module, "in_features") and hasattr(module, "out_features")
     }
     for tensor in weights.tensors(adapter):
+        if tensor.name == "prompt_embeddings" and tensor.shape[-1] not in opening:
+            raise _foreign(f"it puts vectors of {tensor.shape[-1]} before every row")
         name, _, part = tensor.name.removeprefix("base_model.model.").partition(".lora_")
         if not part.startswith(("A.", "B.")):
             continue
@@ -151,11 +211,15 @@ def _check_fit(model: "PreTrainedModel | PeftModel", adapter: Path) -> None:
         side = 1 if part.startswith("A.") else 0  # A reads what the layer reads, B writes what it writes
         if shape is None or shape[side] != tensor.shape[side]:
             what = "has no such layer" if shape is None else f"has width {shape[side]} there"
-            raise UserError(
-                f"The adapter was made for another base model: it changes {name} {tensor.shape}, this model {what}.",
-                hint="Choose the base model that the adapter was trained on.",
-                field="adapter",
-            )
+            raise _foreign(f"it changes {name} {tensor.shape}, this model {what}")
+
+
+def _foreign(why: str) -> UserError:
+    return UserError(
+        f"The adapter was made for another base model: {why}.",
+        hint="Choose the base model that the adapter was trained on.",
+        field="adapter",
+    )
 
 
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "U8": "uint8", "I8": "int8"}

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from project.kernel.errors import Invalid, TooLarge
 from training.documents import read_yaml_or_json
+from training.engine.methods_registry import METHODS
 from training.engine.recipes.sft import SftParams
-from training.jobfile import PLACES, SECTIONS, Defaults, JobFile, LoraMethod, parse, recipe_params, settle
+from training.jobfile import PLACES, SECTIONS, Defaults, JobFile, parse, recipe_params, settle
 
 SMALLEST = {"name": "adder", "model": {"base_model": "tiny"}, "data": {"dataset": "sums"}}
 EXAMPLE = """
@@ -55,8 +56,8 @@ def test_the_demo_s_job_file_is_read(settings: Any) -> None:
 
 def test_the_documentation_names_every_field(settings: Any) -> None:
     text = (Path(settings.BASE_DIR) / "templates" / "docs" / "training.md").read_text()
-    sections = {**SECTIONS, "method": LoraMethod}
-    fields = {f"{name}.{field}" for name, model in sections.items() for field in model.model_fields}
+    sections = [*SECTIONS.items(), *(("method", method.Settings) for method in METHODS.all())]
+    fields = {f"{name}.{field}" for name, model in sections for field in model.model_fields}
     fields = {field for field in fields if not field.startswith("optimization.early_stopping.")}
     assert not [field for field in fields if f"`{field}`" not in text]
 
@@ -98,6 +99,40 @@ def test_what_is_left_out_is_settled_by_installation_method_and_model() -> None:
     assert full.hyperparameters.max_seq_length == 512
 
 
+@pytest.mark.parametrize(
+    ("method", "rate"), [("lora", 2e-4), ("full", 2e-5), ("ia3", 3e-3), ("prompt", 3e-2), ("prefix", 1e-2)]
+)
+def test_each_method_learns_at_its_own_rate(method: str, rate: float) -> None:
+    assert settled(method={"type": method}).hyperparameters.learning_rate == pytest.approx(rate)
+    high = settle(parse({**SMALLEST, "method": {"type": method}}), Defaults(learning_rate=0.1), context=0)
+    assert (high.hyperparameters.learning_rate or 9) <= 1
+    assert settled(method={"type": method}, hyperparameters={"learning_rate": 0.5}).hyperparameters.learning_rate == 0.5
+
+
+def test_null_in_a_method_is_the_same_as_nothing() -> None:
+    preferred = Defaults(lora_r=16)
+    for method in ({}, {"r": None, "bits": None}, {"type": "lora", "alpha": None}):
+        assert settle(parse({**SMALLEST, "method": method}), preferred, context=0).method.model_dump()["r"] == 16
+    with pytest.raises(Invalid, match=r"method\.rank: Unknown field"):
+        parse({**SMALLEST, "method": {"rank": None}})
+
+
+def test_a_learned_prompt_leaves_room_in_a_short_context() -> None:
+    config = settle(parse({**SMALLEST, "method": {"type": "prompt"}}), Defaults(), context=256)
+    assert config.hyperparameters.max_seq_length == 236
+
+
+@pytest.mark.parametrize(
+    ("method", "switch"), [("prompt", "packing"), ("prefix", "packing"), ("prefix", "gradient_checkpointing")]
+)
+def test_what_a_method_can_not_do_is_named_at_the_switch(method: str, switch: str) -> None:
+    config = settled(method={"type": method}, optimization={switch: True})
+    with pytest.raises(Invalid) as caught:
+        recipe_params(config, SftParams, "sft")
+    assert list(caught.value.errors) == [f"optimization.{switch}"]
+    assert f"can't be combined with {method}: " in caught.value.detail
+
+
 def test_what_is_said_stays_as_it_is() -> None:
     config = settled(hyperparameters={"learning_rate": 0.5, "max_seq_length": 2048}, method={"r": 2})
     assert (config.hyperparameters.learning_rate, config.hyperparameters.max_seq_length) == (0.5, 2048)
@@ -128,10 +163,19 @@ def test_one_name_is_enough() -> None:
         ("hyperparameters", {"epochs": [3]}, "hyperparameters.epochs: must be a number"),
         ("hyperparameters", {"learnig_rate": 1}, "hyperparameters.learnig_rate: Unknown field. Did you mean"),
         ("hyperparameters", "fast", "hyperparameters: must be a section with fields"),
-        ("method", {"type": "lorra"}, "method.type: must be one of 'lora', 'full'. Did you mean 'lora'?"),
+        (
+            "method",
+            {"type": "lorra"},
+            "method.type: must be one of 'lora', 'full', 'ia3', 'prefix', 'prompt', 'p-tuning',",
+        ),
         ("method", {"type": "full", "r": 8}, "method.r: Unknown field"),
         ("method", {"r": 0}, "method.r: must be 1 or more"),
-        ("method", {"bits": 4}, "method.bits: must be null"),
+        ("method", {"bits": 3}, "method.bits: must be one of '4', '8'"),
+        ("method", {"type": "ia3", "r": 8}, "method.r: Unknown field"),
+        ("method", {"type": "prefix", "num_virtual_tokens": 0}, "method.num_virtual_tokens: must be 1 or more"),
+        ("method", {"type": "prefix", "projection": 3}, "method.projection: must be true or false"),
+        ("method", {"type": "prefix", "num_virtual_tokens": True}, "num_virtual_tokens: must not be true or false"),
+        ("method", {"bits": 4, "init": "pissa"}, "method: init pissa needs whole weights: leave bits empty"),
         ("method", {"target_modules": []}, "method.target_modules: must be 'all-linear' or name at least one layer"),
         ("evaluation", {"every": 0}, "evaluation.every: must be 'epoch' or must be 1 or more"),
         ("evaluation", {"metrics": "f1"}, "evaluation.metrics: must be a list"),

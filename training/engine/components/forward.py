@@ -15,7 +15,8 @@ import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
 
-from training.engine.components import attention
+from project.modeling.prompts import is_prefix, virtual_tokens
+from training.engine.components import attention, prompts
 from training.engine.components.loss import summed_nll
 from training.engine.components.rows import row_slices
 
@@ -42,6 +43,7 @@ class Forward:
             cls(row_attention=ours, flattened=flattened, own_head=head, autocast=autocast, native=native)
             for ours, flattened in ((True, True), (False, True), (False, False))
             for head in (True, False)
+            if ours or not flattened or not is_prefix(model)  # a cache stands before the first row only
         ]
         with torch.no_grad(), _evaluating(model):
             expected = [roads[-1]._plain_logits(model, probe) for probe in probes]
@@ -60,10 +62,11 @@ class Forward:
         if not self.flattened and len(batch["row_lengths"]) > 1:
             return torch.stack([self.summed_loss(model, row) for row in row_slices(batch)]).sum()
         with self._autocast(model):
+            inputs, predict = self._inputs(model, batch)
             if not self.own_head:
-                logits = self._kept_logits(model, batch)
+                logits = self._kept_logits(model, inputs, predict)
                 return cross_entropy(logits.float(), batch["targets"], reduction="sum")
-            hidden, head = self._hidden(model, batch), _base(model).get_output_embeddings()
+            hidden, head = self._hidden(model, inputs, predict), _base(model).get_output_embeddings()
         if self.autocast is not None:
             hidden = hidden.to(self.autocast)
         return summed_nll(hidden, head.weight, getattr(head, "bias", None), batch["targets"])
@@ -74,19 +77,30 @@ class Forward:
         head = "learned positions only" if self.own_head else "the model's own output layer"
         return f"{rows}, attention {where}, {head}"
 
-    def _hidden(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
-        return _base(model).base_model(**self._inputs(batch)).last_hidden_state[0, batch["predict"]]
+    def _hidden(self, model: Any, inputs: dict[str, Any], predict: torch.Tensor) -> torch.Tensor:
+        return _base(model).base_model(**inputs).last_hidden_state[0, predict]
 
-    def _kept_logits(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
-        return _base(model)(**self._inputs(batch), logits_to_keep=batch["predict"]).logits[0]
+    def _kept_logits(self, model: Any, inputs: dict[str, Any], predict: torch.Tensor) -> torch.Tensor:
+        return _base(model)(**inputs, logits_to_keep=predict).logits[0]
 
     def _plain_logits(self, model: Any, ids: list[int]) -> torch.Tensor:
         with self._autocast(model):
-            return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float()
+            whole = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0]
+            return whole[-len(ids) :].float()  # a learned prompt has logits too
 
-    def _inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
-        return {**inputs, "row_lengths": batch["row_lengths"]} if self.row_attention else inputs
+    def _inputs(self, model: Any, batch: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
+        """What the model's forward is given, and the positions whose next token is learned."""
+        inputs: dict[str, Any] = {"use_cache": False}
+        if is_prefix(model):
+            batch = prompts.behind_prefix(model, batch)
+            if self.row_attention:
+                inputs["prefix"] = prompts.prefix_states(model)
+            else:
+                inputs["past_key_values"] = prompts.prefix_cache(model)
+        elif virtual_tokens(model):
+            batch = prompts.with_prompts(model, batch)
+        given = ("input_ids", "inputs_embeds", "position_ids", *(("row_lengths",) if self.row_attention else ()))
+        return {**inputs, **{name: batch[name] for name in given if name in batch}}, batch["predict"]
 
     def _autocast(self, model: Any) -> Any:
         return torch.autocast(model.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
@@ -98,7 +112,8 @@ class Forward:
         except (NotImplementedError, TypeError, AttributeError, ValueError):
             return False  # the model has no such argument or part, so this is not its road
         wanted = torch.cat(expected)
-        limit = TOLERANCE[self.autocast or (torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float32)]
+        coarse = model.dtype == torch.bfloat16 or getattr(_base(model), "is_loaded_in_8bit", False)
+        limit = TOLERANCE[self.autocast or (torch.bfloat16 if coarse else torch.float32)]
         return bool((found - wanted).abs().mean() <= limit * wanted.std())
 
     def _all_logits(self, model: Any, probes: list[list[int]]) -> torch.Tensor:
@@ -113,10 +128,11 @@ class Forward:
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()} | {"row_lengths": lengths}
         parts = [batch] if self.flattened else list(row_slices(batch))
         with self._autocast(model):
+            laid = [self._inputs(model, part) for part in parts]
             if not self.own_head:
-                return torch.cat([self._kept_logits(model, part) for part in parts]).float()
+                return torch.cat([self._kept_logits(model, *one) for one in laid]).float()
             head = _base(model).get_output_embeddings()
-            return torch.cat([head(self._hidden(model, part)) for part in parts]).float()
+            return torch.cat([head(self._hidden(model, *one)) for one in laid]).float()
 
 
 def _base(model: Any) -> Any:

@@ -19,7 +19,8 @@ from project.modeling import checkpoints
 from training.engine.components.forward import Forward
 from training.engine.components.ledger import Ledger
 from training.engine.components.rows import Groups, collate
-from training.engine.components.saving import all_finite, link_tree, load_weights, save_weights
+from training.engine.components.saving import all_finite, link_tree, load_weights, save_state, save_weights
+from training.engine.methods_registry import MethodSettings
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         train: Groups,
         validation: Groups,
         forward: Forward,
+        method: MethodSettings,
         plan: Plan,
         ctx: RunContext,
     ) -> None:
         self.plan, self.ledger = plan, Ledger()
-        self._forward, self._ctx = forward, ctx
+        self._forward, self.method, self._ctx = forward, method, ctx
         self._validation = validation
         self._tokens, self._since = 0, time.monotonic()  # of the next line of metrics
         self._last_metrics: dict[str, float] = {}
@@ -75,6 +77,9 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
             processing_class=tokenizer,
             callbacks=[_Flow(self)],
         )
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:  # TRL makes adapters of quantised models bfloat16, which rounds updates away
+                parameter.data = parameter.data.float()
         for noisy in (ProgressCallback, PrinterCallback):
             self.remove_callback(noisy)
         # compute_loss divides by the learned tokens of the whole optimiser step, over all its micro-batches.
@@ -135,7 +140,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         if self.plan.keep_best and self.best_weights.is_dir():
             shutil.copytree(self.best_weights, folder, dirs_exist_ok=True)
         else:
-            save_weights(self.model, folder)
+            save_weights(self.model, folder, self.method)
 
     def _verified(self, checkpoint: Path) -> checkpoints.Manifest:
         manifest, found = checkpoints.read(checkpoint), checkpoints.problems(checkpoint)
@@ -159,7 +164,10 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         self.ledger.tokens += tokens
         self.ledger.learned += learned
         self._tokens += tokens
-        return self._forward.summed_loss(model, inputs) / max(num_items_in_batch or learned, 1)
+        loss = self._forward.summed_loss(model, inputs) / max(num_items_in_batch or learned, 1)
+        if (penalty := self.method.penalty(self.model)) is not None:  # felt, not reported: the loss is that of the rows
+            loss = loss + (penalty - penalty.detach()) * (learned / max(num_items_in_batch or learned, 1))
+        return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> int:
         return sum(len(batch["targets"]) for batch in batch_samples)
@@ -219,7 +227,7 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         self._validated = (step, eval_loss)
         if ledger.judge(step, eval_loss) and plan.keep_best:
             shutil.rmtree(self.best_weights, ignore_errors=True)
-            save_weights(self.model, self.best_weights)
+            save_weights(self.model, self.best_weights, self.method)
         if plan.patience is not None and ledger.evaluations_without_gain >= plan.patience:
             ledger.stopped_early = True
             self.control.should_training_stop = True
@@ -229,10 +237,13 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
             )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        save_weights(self.model, Path(output_dir or self.args.output_dir))
+        folder = Path(output_dir or self.args.output_dir)
+        save_weights(self.model, folder, self.method)
+        save_state(self.model, folder, self.method)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.model, Path(resume_from_checkpoint))  # not PEFT's way, which takes `best` for another adapter
+        # not PEFT's way, which takes `best` for another adapter
+        load_weights(self.model, Path(resume_from_checkpoint), self.method)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Build a checkpoint beside the others, then commit it. One with broken weights is never committed."""
@@ -287,6 +298,9 @@ class _Flow(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._trainer.restore_unlogged_loss()
         self._trainer.start_clock()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.method.after_step(self._trainer.model, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         trainer, plan, step = self._trainer, self._trainer.plan, state.global_step

@@ -1,24 +1,31 @@
-"""Supervised fine-tuning: learn the answers of conversations, with all weights or with a LoRA adapter.
+"""Supervised fine-tuning: learn the answers of conversations, with any of the methods (`training.engine.methods`).
 
-LoRA: https://arxiv.org/abs/2106.09685. Trained with TRL's SFTTrainer and PEFT on ids from `project.modeling.render`.
+Trained with TRL's SFTTrainer and PEFT on ids from `project.modeling.render`.
 """
 
 import math
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from project.contracts.events import FailureClass
 from project.contracts.rows import RowKind
 from project.contracts.runs import Remedy, RunContext, StopRequested, UserError
 from training.engine import fitting
+from training.engine.methods.full import Full
+from training.engine.methods.lora import Lora
+from training.engine.methods_registry import MethodSettings, any_method
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from project.modeling.loading import Dtype
     from training.engine.components.rows import TokenRows
     from training.engine.components.trainer import Plan, SupervisedTrainer
+
+    AnyMethod = MethodSettings
+else:
+    AnyMethod = any_method()
 
 name = "sft"
 label = "Supervised fine-tuning"
@@ -37,45 +44,6 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Full(_Settings):
-    """Train every weight. Best with much data; needs about 16 bytes of memory per parameter in float32."""
-
-    type: Literal["full"] = "full"
-
-
-class Lora(_Settings):
-    """Train small matrices beside frozen weights: nearly the quality of full fine-tuning, a fraction of the memory."""
-
-    type: Literal["lora"] = "lora"
-    r: int = Field(
-        8,
-        ge=1,
-        le=1024,
-        description="Rank: how much the adapter can learn. Higher learns more from much data, "
-        "costs memory and time in proportion.",
-    )
-    alpha: float = Field(
-        16.0,
-        gt=0,
-        le=4096,
-        description="Scale of the adapter; it acts as alpha / r. Twice the rank is "
-        "usual. Raising it is like raising the learning rate.",
-    )
-    dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of the adapter's inputs dropped at random in training. 0.05 "
-        "to 0.1 helps against overfitting on small data.",
-    )
-    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        "all-linear",
-        description="Layers that get an adapter: all-linear (best quality), or a list of names such as "
-        "q_proj, v_proj (less memory).",
-    )
-    bits: None = Field(None, description="Weights of the frozen model in 8 or 4 bits; null keeps 16 or 32.")
-
-
 class EarlyStopping(_Settings):
     enabled: bool = Field(False, description="Stop when the validation loss no longer improves. Needs validation rows.")
     patience: int = Field(2, ge=1, le=1000, description="How many evaluations without improvement to wait for.")
@@ -85,13 +53,13 @@ class EarlyStopping(_Settings):
 class SftParams(_Settings):
     """Everything a run depends on besides its inputs `base`, `data` and, instead of a split, `validation`."""
 
-    method: Annotated[Lora | Full, Field(discriminator="type")] = Field(Lora(), description="What is trained.")
+    method: AnyMethod = Field(Lora(), description="What is trained, and how it is kept.")
     learning_rate: float = Field(
         2e-4,
         gt=0,
         le=1,
         description="Step size. LoRA likes 1e-4 to 2e-3, full fine-tuning 1e-5 "
-        "to 5e-5. Too high and the loss jumps or breaks down, too low and little is learned.",
+        "to 5e-5, learned prompts 1e-2. Too high and the loss jumps or breaks down, too low and little is learned.",
     )
     batch_size: int = Field(
         8,
@@ -161,23 +129,43 @@ class SftParams(_Settings):
         False, description="Keep the weights of the lowest validation loss instead of the last."
     )
 
+    @field_validator("packing", "gradient_checkpointing")
+    @classmethod
+    def _suits_the_method(cls, wanted: bool, info: ValidationInfo) -> bool:
+        method = info.data.get("method")  # absent if it is wrong itself
+        if wanted and method is not None and (why := method.refuses.get(info.field_name)):
+            raise PydanticCustomError(
+                "conflict", "can't be combined with {method}: {why}", {"method": method.type, "why": why}
+            )
+        return wanted
+
 
 Params = SftParams
-smaller = fitting.smaller
+
+
+def smaller(params: SftParams) -> SftParams | None:
+    """The same run in less memory, or None. Nothing is switched on that the method can't do."""
+    less = fitting.smaller(params)
+    return less if less is not None and _is_possible(less) else None
+
+
+def _is_possible(params: SftParams) -> bool:
+    return not any(getattr(params, switch) for switch in params.method.refuses)
 
 
 def remedies(params: SftParams, failure: FailureClass, field: str) -> list[Remedy]:
     """What may help after a failure; with all weights in training, LoRA is the lighter method."""
-    lighter = {"lora": ("Retry with LoRA", Lora())} if params.method.type == "full" else {}
-    return fitting.remedies(params, failure, field, lighter=lighter)
+    lighter = {"lora": ("Retry with LoRA", Lora())} if isinstance(params.method, Full) else {}
+    found = fitting.remedies(params, failure, field, lighter=lighter)
+    return [remedy for remedy in found if isinstance(remedy.params, SftParams) and _is_possible(remedy.params)]
 
 
 def disk_bytes(params: SftParams, inputs: dict[str, int]) -> int:
     """Checkpoints on disk at once: one being built, those that are kept, the best one. Each holds the trained weights
-    in float32 and two moments of them; the result comes on top. A LoRA adapter is small beside its base.
+    in float32 and two moments of them; the result comes on top. An adapter is small beside its base.
     """
     weights = 2 * inputs.get("base", 0)  # bases are stored in 16 bits
-    trained = weights if params.method.type == "full" else weights // 20
+    trained = weights if isinstance(params.method, Full) else weights // 20
     return trained * 3 * (params.keep_checkpoints + 2) + trained * (2 if params.save_best_model else 1)
 
 
@@ -194,7 +182,7 @@ def run(params: SftParams, ctx: RunContext) -> None:
     from training.engine.components.token_cache import token_rows
     from training.engine.components.trainer import SupervisedTrainer
 
-    base, device, full = ctx.input("base"), ctx.spec.device, params.method.type == "full"
+    base, device, method = ctx.input("base"), ctx.spec.device, params.method
     _check(params, describe(base).context, "validation" in ctx.spec.inputs)
     tokenizer = load_tokenizer(base)
     data = token_rows(ctx.input("data"), tokenizer, params.max_seq_length, ctx)
@@ -205,14 +193,16 @@ def run(params: SftParams, ctx: RunContext) -> None:
     _tell(ctx, params, data, len(train), len(validation))
 
     ctx.progress(0, 0, phase="load")
-    set_seed(params.seed)
-    number = number_format(params.precision, device, full=full)
-    model = _model(params, base, device, number)
-    forward = Forward.choose(model, [row.ids for row in train[:2]], autocast=autocast_dtype(number, device, full=full))
-    ctx.log(f"Computing in {number}: {forward.describe()}.")
     capacity = params.max_seq_length if params.packing else None
     groups = group(train, capacity=capacity, seed=params.seed)
     plan = _plan(params, len(groups), data.digest)
+    set_seed(params.seed)
+    number = number_format(params.precision, device, float32=method.needs_float32)
+    held: Dtype = "float32" if method.needs_float32 else number
+    model = method.build(base, device=device, number=held, total_steps=plan.total_steps)
+    autocast = autocast_dtype(number, device, float32=method.needs_float32)
+    forward = Forward.choose(model, [row.ids for row in train[:2]], autocast=autocast)
+    ctx.log(f"Computing in {number}: {forward.describe()}.")
     trainer = SupervisedTrainer(
         model,
         tokenizer,
@@ -220,6 +210,7 @@ def run(params: SftParams, ctx: RunContext) -> None:
         train=groups,
         validation=group(validation, capacity=capacity, seed=params.seed),
         forward=forward,
+        method=method,
         plan=plan,
         ctx=ctx,
     )
@@ -229,9 +220,9 @@ def run(params: SftParams, ctx: RunContext) -> None:
 
     ctx.progress(trainer.state.global_step, plan.total_steps, phase="save")
     trainer.save_result(ctx.artifact)
-    if full:
+    if isinstance(method, Full):
         tokenizer.save_pretrained(str(ctx.artifact))
-    facts = {"method": params.method.model_dump(), "precision": number, "rows": len(train), "packs": len(groups)}
+    facts = {"method": method.model_dump(), "precision": number, "rows": len(train), "packs": len(groups)}
     ctx.done(
         artifact=True,
         **facts,
@@ -246,6 +237,14 @@ def _check(params: SftParams, context: int, has_validation: bool) -> None:
         raise UserError(
             f"max_seq_length is {params.max_seq_length}, but the model's context has {context} tokens.",
             hint=f"Choose at most {context}.",
+            field="max_seq_length",
+        )
+    virtual = params.method.virtual_tokens
+    if context and params.max_seq_length + virtual > context:
+        raise UserError(
+            f"max_seq_length {params.max_seq_length} and {virtual} learned positions are more than the model's context "
+            f"of {context} tokens.",
+            hint=f"Choose at most {context - virtual}." if virtual < context else "Choose fewer learned positions.",
             field="max_seq_length",
         )
     if has_validation or params.validation_split:
@@ -287,23 +286,6 @@ def _tell(ctx: RunContext, params: SftParams, data: "TokenRows", rows: int, vali
         ctx.log(f"{data.unlearnable} rows have nothing to learn and were left out.", level="warning")
 
 
-def _model(params: SftParams, base: "Path", device: str, number: Any) -> Any:
-    from training.engine.components.model import full_model, lora_model
-
-    if isinstance(params.method, Full):
-        return full_model(base, device=device)
-    lora = params.method
-    return lora_model(
-        base,
-        device=device,
-        number=number,
-        r=lora.r,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        target_modules=lora.target_modules,
-    )
-
-
 def _plan(params: SftParams, groups: int, data_digest: str) -> "Plan":
     from project.modeling.checkpoints import digest_of
     from training.engine.components.trainer import Plan, versions
@@ -311,6 +293,7 @@ def _plan(params: SftParams, groups: int, data_digest: str) -> "Plan":
     per_epoch = math.ceil(math.ceil(groups / params.batch_size) / params.gradient_accumulation_steps)
     # Out of memory is healed by a smaller batch and more accumulation (`fitting.smaller`): such a run may resume.
     learned = params.model_dump(mode="json", exclude={*_CADENCE, *_MEMORY})
+    learned["method"] = params.method.identity()
     learned["effective_batch"] = params.batch_size * params.gradient_accumulation_steps
     return Plan(
         total_steps=params.max_steps or math.ceil(params.epochs * per_epoch),

@@ -14,9 +14,9 @@ from project.modeling.render import Rendered, render_row
 from project.modeling.tiny import make_tiny_model
 from training.engine.components.forward import Forward
 from training.engine.components.loss import summed_nll
-from training.engine.components.model import lora_model
 from training.engine.components.packing import pack
 from training.engine.components.rows import IGNORED, RenderedRows, TokenRows, collate, group, split
+from training.engine.methods.lora import Lora
 from training.engine.splits import held_back
 from training.engine.tests.conftest import lessons
 
@@ -29,7 +29,7 @@ def rendered(base: Path, rows: list[Row]) -> RenderedRows:
 def adapted(base: Path, dropout: float = 0.0):
     """A model whose adapter does something: B is zero at first, and then A would get no gradient."""
     torch.manual_seed(1)
-    model = lora_model(base, device="cpu", number="float32", r=4, alpha=8, dropout=dropout, target_modules="all-linear")
+    model = Lora(r=4, alpha=8, dropout=dropout).build(base, device="cpu", number="float32", total_steps=1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

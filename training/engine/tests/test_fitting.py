@@ -4,8 +4,10 @@ import pytest
 
 from project.contracts.events import FailureClass
 from training.engine.fitting import smaller
+from training.engine.methods.full import Full
+from training.engine.methods.lora import Lora
 from training.engine.recipes import evaluate, sft
-from training.engine.recipes.sft import Full, Lora, SftParams
+from training.engine.recipes.sft import SftParams
 
 
 @pytest.mark.parametrize(

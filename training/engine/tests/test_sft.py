@@ -289,7 +289,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoin
         ({"epochs": float("inf")}, ("epochs",)),
         ({"max_steps": 0}, ("max_steps",)),
         ({"method": {"type": "lora", "r": 0}}, ("method", "lora", "r")),
-        ({"method": {"type": "lora", "bits": 4}}, ("method", "lora", "bits")),
+        ({"method": {"type": "lora", "bits": 3}}, ("method", "lora", "bits")),
         ({"method": {"type": "full", "r": 8}}, ("method", "full", "r")),
         ({"method": {"type": "lorra"}}, ("method",)),
         ({"optimizer": "adamv"}, ("optimizer",)),

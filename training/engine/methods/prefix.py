@@ -1,0 +1,58 @@
+"""Prefix tuning (https://arxiv.org/abs/2101.00190)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from training.engine.methods import _prompts
+from training.engine.methods_registry import MethodSettings, Number
+
+name = "prefix"
+label = "Prefix tuning: learned keys and values"
+prominent = True
+order = 40
+variants: dict[str, dict[str, Any]] = {"Prefix tuning": {}, "Prefix tuning, projected": {"projection": True}}
+
+
+class Prefix(MethodSettings):
+    """Learn keys and values that every layer attends to before each row. The model itself stays untouched; steers
+    stronger than a learned prompt, and can't be merged."""
+
+    merges: ClassVar[bool] = False
+    rate: ClassVar[float] = 50.0
+    refuses: ClassVar[Mapping[str, str]] = {
+        "packing": _prompts.NO_PACKING,
+        "gradient_checkpointing": "learned keys and values come from the cache, which is off when activations are "
+        "computed twice",
+    }
+
+    type: Literal["prefix"] = "prefix"
+    num_virtual_tokens: int = _prompts.how_many()
+    projection: bool = Field(
+        False,
+        description="Learn them through a small network: steadier on little data, many more weights in training, the "
+        "same result size.",
+    )
+
+    @property
+    def virtual_tokens(self) -> int:
+        return self.num_virtual_tokens
+
+    @property
+    def adapter_targets(self) -> Mapping[str, str]:
+        return _prompts.TARGETS
+
+    def build(self, base: Path, *, device: str, number: Number, total_steps: int) -> Any:
+        from peft import PrefixTuningConfig, TaskType
+
+        from training.engine.components.model import adapted
+
+        config = PrefixTuningConfig(
+            num_virtual_tokens=self.num_virtual_tokens, prefix_projection=self.projection, task_type=TaskType.CAUSAL_LM
+        )
+        return adapted(base, config, device=device, number=number)
+
+
+Settings = Prefix
