@@ -4,6 +4,7 @@ PEFT's own way through `generate` counts padding among the positions, so that a 
 one. Here rows begin as they did in training, whatever they are padded to.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,5 +67,7 @@ def read(
         words = base.get_input_embeddings()(ids)
         prompt = opening.embeddings.to(words.dtype).expand(rows, -1, -1)
         given = {"inputs_embeds": torch.cat([prompt, words], dim=1), "position_ids": positions}
-    output = base(**given, attention_mask=whole, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    if "logits_to_keep" in inspect.signature(base.forward).parameters:
+        given["logits_to_keep"] = 1
+    output = base(**given, attention_mask=whole, past_key_values=cache, use_cache=True)
     return output.logits[:, -1], whole

@@ -88,9 +88,9 @@ class Batch(Generic[R]):
             ids[index, longest - len(row.prompt) :] = torch.tensor(row.prompt, device=device)
             mask[index, longest - len(row.prompt) :] = 1
         cache = new_cache()
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         names = [row.voice_name for row in rows]
-        logits = self._model.forward(names, ids, mask=mask, positions=positions, cache=cache)
+        logits, mask = self._model.begin(names, ids, mask=mask, cache=cache)
+        longest = int(mask.shape[1])
         if self.rows:
             _append(self._cache, cache)
             self._mask = torch.cat([_pad(self._mask, longest, 1), _pad(mask, self.length, 1)])

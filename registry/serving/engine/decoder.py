@@ -72,7 +72,7 @@ class Row:
     @property
     def places(self) -> int:
         """Positions of the cache it may come to need."""
-        return len(self.prompt) + self.limit
+        return self.voice.places_before + len(self.prompt) + self.limit
 
     def accept(self, token: int) -> None:
         """Take the next token: send what it makes sayable, and finish if it ends the answer."""
@@ -162,10 +162,11 @@ class Decoder:
         send: Callable[[Output], None],
     ) -> Row:
         """Queue a request. Raises ApiError 400 if the prompt leaves no room for an answer, 429 if too many wait."""
-        room = self._model.context - len(prompt)
+        context = self._model.context - voice.places_before
+        room = context - len(prompt)
         if room < 1:
             message = (
-                f"This model's context is {self._model.context} tokens, and the messages have {len(prompt)}, "
+                f"This model's context is {context} tokens, and the messages have {len(prompt)}, "
                 "which leaves no room for an answer. Shorten the messages."
             )
             raise ApiError(400, message, code="context_length_exceeded", param="messages")

@@ -1,15 +1,20 @@
-"""One base model and any number of adapters on it: who answers is decided per row of a batch."""
+"""One base model and any number of adapters on it: who answers is decided per row of a batch.
+
+LoRA adapters share the base and, where they can, a batch. Learned prompts and prefixes share the base and have batches
+of their own. Adapters of other kinds can't stand beside LoRA in PEFT: each gets a copy of the base to itself.
+"""
 
 import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from project.contracts.chat import Message
 from project.contracts.runs import UserError
 from project.modeling.loading import fast_dtype, load_adapter, load_base, load_tokenizer
+from project.modeling.prompts import Opening, opening_of, read
 from project.modeling.render import TemplateError, prompt_ids, render
 
 if TYPE_CHECKING:
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from registry.serving.engine.spec import EngineSpec
 
 BASE = "base"
+PROMPTS = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
 MIXED = "+"  # the lane of everything that can share a batch
 FALLBACK_CONTEXT = 4096  # tokens, for a model whose config names no limit
 
@@ -35,6 +41,13 @@ class Voice:
     ends: frozenset[int]
     lane: str
     path: Path
+    opening: Opening | None = None  # learned positions before every row
+    own: Any = None  # a PEFT model of its own, for an adapter that can't share the base with others
+
+    @property
+    def places_before(self) -> int:
+        """Positions of the context that are taken before the prompt begins."""
+        return self.opening.count if self.opening else 0
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids exactly as in training. Raises TemplateError."""
@@ -45,6 +58,7 @@ class ServedModel:
     """The weights. Everything but `voices` may be touched by the decoding thread only."""
 
     def __init__(self, spec: "EngineSpec") -> None:
+        self._spec = spec
         self.dtype = fast_dtype(spec.device) if spec.dtype == "auto" else spec.dtype
         self._base = load_base(spec.base, device=spec.device, dtype=self.dtype)
         self.device = self._base.device
@@ -64,19 +78,31 @@ class ServedModel:
             if self.voices[name].path == path:
                 return
             raise UserError(f"The name '{name}' is taken.", field="name")
-        check_adapter(path)
+        config = check_adapter(path)
         base = self.voices[BASE]
         tokenizer = load_tokenizer(path) if (path / "tokenizer_config.json").is_file() else base.tokenizer
-        self._peft = load_adapter(self._peft or self._base, path, name)
-        self._changed()
-        lane = MIXED if self._mixer.can_mix(self._peft, name) else name
-        self.voices[name] = Voice(name, tokenizer, _ends(tokenizer, self._base), lane, path)
+        voice = Voice(name, tokenizer, _ends(tokenizer, self._base), name, path)
+        if _kind(config) in PROMPTS:
+            import torch
+
+            with torch.inference_mode():
+                voice = replace(voice, opening=opening_of(load_adapter(self._base, path, name)))
+        elif _shares(config):
+            self._peft = load_adapter(self._peft or self._base, path, name)
+            self._changed()
+            voice = replace(voice, lane=MIXED if self._mixer.can_mix(self._peft, name) else name)
+        else:
+            own = load_base(self._spec.base, device=self._spec.device, dtype=self.dtype)
+            voice = replace(voice, own=load_adapter(own, path, name))
+        self.voices[name] = voice
 
     def remove(self, name: str) -> None:
         """Forget an adapter and free its memory."""
-        del self.voices[name]
+        voice = self.voices.pop(name)
+        if voice.own or voice.opening:
+            return
         self._changed()
-        if len(self.voices) == 1:
+        if all(other.own or other.opening or other.name == BASE for other in self.voices.values()):
             self._base = self._peft.unload()
             self._peft = None
         else:
@@ -91,6 +117,19 @@ class ServedModel:
         self._mixer.forget()
         self._mixer.choose(None, self.device)
 
+    def begin(
+        self, names: Sequence[str], ids: "torch.Tensor", *, mask: "torch.Tensor", cache: "Cache"
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Read prompts, padded on the left: logits (rows, vocabulary) of their last position, and the mask (rows,
+        positions) of what `cache`, empty before, holds then. That is more than `ids` where rows begin with learned
+        positions."""
+        opening = self.voices[names[0]].opening
+        if opening is not None:
+            self._choose([BASE])
+            return read(self._base, opening, ids, mask, cache)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        return self.forward(names, ids, mask=mask, positions=positions, cache=cache), mask
+
     def forward(
         self,
         names: Sequence[str],
@@ -101,13 +140,15 @@ class ServedModel:
         cache: "Cache",
     ) -> "torch.Tensor":
         """Logits (rows, vocabulary) of the last position. `names` says who answers each row; `cache` grows by `ids`."""
-        self._choose(names)
+        voice = self.voices[names[0]]
+        if voice.own is None:
+            self._choose([BASE] if voice.opening else names)
         extra: dict[str, Any] = {}
         if "position_ids" in self._accepted:
             extra["position_ids"] = positions
         if "logits_to_keep" in self._accepted:
             extra["logits_to_keep"] = 1
-        model = self._peft or self._base
+        model = voice.own or self._peft or self._base
         output = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
         logits: torch.Tensor = output.logits[:, -1]
         return logits
@@ -135,15 +176,15 @@ class ServedModel:
             self._active = only
 
 
-def check_adapter(path: Path) -> None:
-    """Raise UserError if the adapter in `path` can't be served beside others."""
+def check_adapter(path: Path) -> dict[str, Any]:
+    """The config of the adapter in `path`. Raises UserError if it can't be served beside others."""
     try:
-        config = json.loads((path / "adapter_config.json").read_bytes())
+        config: dict[str, Any] = json.loads((path / "adapter_config.json").read_bytes())
     except (OSError, ValueError):
         message = f"{path.name} is not an adapter: it has no readable adapter_config.json."
         raise UserError(message, field="path") from None
-    kind = str(config.get("peft_type", "")).upper()
-    if kind in ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CPT"):
+    kind = _kind(config)
+    if kind in ("MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CPT"):
         raise UserError(f"Adapters of type {kind} are not served yet.", field="path")
     if config.get("bias", "none") != "none":
         raise UserError(
@@ -151,6 +192,16 @@ def check_adapter(path: Path) -> None:
             hint="Merge it into its base and serve the result.",
             field="path",
         )
+    return config
+
+
+def _kind(config: dict[str, Any]) -> str:
+    return str(config.get("peft_type", "")).upper()
+
+
+def _shares(config: dict[str, Any]) -> bool:
+    """Can it stand beside other adapters on one base? LoRA can, unless it begins by changing the base (PiSSA)."""
+    return _kind(config) == "LORA" and config.get("init_lora_weights", True) in (True, False, None, "gaussian")
 
 
 def _check_architecture(model: "PreTrainedModel") -> None:

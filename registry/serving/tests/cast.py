@@ -34,6 +34,22 @@ def make_adapter(base: Path, folder: Path, *, seed: int, **config: Any) -> Path:
     return folder
 
 
+def make_other_adapter(base: Path, folder: Path, config: Any, *, seed: int) -> Path:
+    """An adapter of any kind of PEFT's, stirred so that it has something to say."""
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += torch.randn_like(parameter) * 0.2
+    model.save_pretrained(folder)
+    return folder
+
+
 @dataclass
 class Engine:
     process: subprocess.Popen[bytes]

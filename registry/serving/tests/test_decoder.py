@@ -16,7 +16,7 @@ from registry.serving.engine.model import BASE, MIXED, ServedModel, check_adapte
 from registry.serving.engine.sampling import Sampling
 from registry.serving.engine.spec import EngineSpec
 from registry.serving.engine.wire import ApiError
-from registry.serving.tests.cast import SECRET, make_adapter
+from registry.serving.tests.cast import SECRET, make_adapter, make_other_adapter
 
 GREEDY = Sampling(temperature=0)
 QUESTIONS = [
@@ -124,6 +124,59 @@ def test_an_adapter_answers_as_peft_does(shared: Decoder, folders: SimpleNamespa
     expected = generated(model, shared.voice(name), QUESTIONS[0], 24)
     assert Answer(shared, QUESTIONS[0], model=name).text == expected
     assert expected != Answer(shared, QUESTIONS[0]).text  # the adapter does something
+
+
+def written(model: Any, voice: Any, question: str, limit: int) -> str:
+    """The same from PEFT's forward alone, without cache, batch or padding: the oracle for every kind of adapter."""
+    import torch
+
+    ids = prompt = voice.prompt([Message(role="user", content=question)])
+    with torch.no_grad():
+        while len(ids) < len(prompt) + limit and (len(ids) == len(prompt) or ids[-1] not in voice.ends):
+            ids = [*ids, int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
+    return str(voice.tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True))
+
+
+def test_every_kind_of_adapter_answers_beside_the_others_as_it_would_alone(
+    folders: SimpleNamespace, tmp_path: Path
+) -> None:
+    from peft import IA3Config, LoHaConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+    from transformers import AutoModelForCausalLM
+
+    task = {"task_type": "CAUSAL_LM"}
+    kinds = {
+        "ia3": IA3Config(**task),
+        "loha": LoHaConfig(target_modules=["q_proj", "down_proj"], **task),
+        "prefix": PrefixTuningConfig(num_virtual_tokens=6, **task),
+        "prompt": PromptTuningConfig(num_virtual_tokens=5, **task),
+        "p-tuning": PromptEncoderConfig(num_virtual_tokens=4, encoder_hidden_size=64, **task),
+    }
+    paths = {"red": folders.red}  # first, so that the others find it on the base
+    paths |= {name: make_other_adapter(folders.base, tmp_path / name, kind, seed=5) for name, kind in kinds.items()}
+    paths["pissa"] = make_adapter(folders.base, tmp_path / "pissa", seed=4, init_lora_weights="pissa")
+    one = spec(folders)
+    decoder = Decoder(ServedModel(one), one, on_fatal=lambda: None)
+    decoder.start()
+    try:
+        for name, path in paths.items():
+            decoder.add_adapter(name, path).result(timeout=60)
+        asked = [(name, question) for name in (*paths, BASE) for question in QUESTIONS[:3]]
+        answers = {pair: Answer(decoder, pair[1], model=pair[0], limit=12) for pair in asked}
+        for (name, question), answer in answers.items():
+            model = AutoModelForCausalLM.from_pretrained(folders.base)
+            model = (PeftModel.from_pretrained(model, paths[name]) if name in paths else model).eval()
+            assert answer.text == written(model, decoder.voice(name), question, 12), name
+        room = decoder._model.context - 6
+        with pytest.raises(ApiError, match=f"context is {room} tokens"):
+            decoder.submit(
+                decoder.voice("prefix"), [5] * room, limit=1, sampling=GREEDY, stops=(), send=lambda output: None
+            )
+        expected = Answer(decoder, "Hi", model="red").text
+        for name in kinds:
+            decoder.remove_adapter(name)
+        assert Answer(decoder, "Hi", model="red").text == expected
+    finally:
+        decoder.close()
 
 
 def test_together_is_the_same_as_alone(shared: Decoder) -> None:
@@ -277,8 +330,8 @@ def test_one_failing_request_does_not_take_the_others_along(shared: Decoder, mon
 def test_what_cannot_be_served_is_refused_in_words(folders: SimpleNamespace, tmp_path: Path, shared: Decoder) -> None:
     from project.contracts.runs import UserError
 
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
-    with pytest.raises(UserError, match="PREFIX_TUNING are not served"):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "CPT"}')
+    with pytest.raises(UserError, match="CPT are not served"):
         check_adapter(tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "bias": "all"}')
     with pytest.raises(UserError, match="biases"):
