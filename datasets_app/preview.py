@@ -65,6 +65,7 @@ class ShownRow:
     turns: list[Turn]
     meta: dict[str, Any]
     turns_left_out: int = 0  # the page has no room for them
+    mark: str = ""  # what somebody did to it that is not saved yet
 
 
 class Rows(Sequence[ShownRow]):

@@ -1,5 +1,6 @@
 """A form per preparation step, made from the schema of its parameters. What a field means is judged by `preparing`."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -101,10 +102,19 @@ def _value(info: FieldInfo, field: forms.Field, data: Any) -> Any:
     if get_origin(info.annotation) is dict:
         return _pairs(text)
     if get_origin(info.annotation) is list:
-        return [line.strip() for line in text.split("\n") if line.strip()]
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        return lines if get_args(info.annotation) == (str,) else [_json(line) for line in lines]
     if int in _kinds(info) or float in _kinds(info):
         return text.strip() or None
     return text
+
+
+def _json(line: str) -> Any:
+    """What a line says; a line that is no JSON stays a text, and the step refuses it."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return line
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -125,6 +135,8 @@ def as_text(value: Any) -> Any:
             return "\n".join(f"{name} = {as_text(inner)}" for name, inner in value)
         case list() if all(isinstance(item, str) for item in value):
             return value if not value else "\n".join(value)
+        case list():
+            return "\n".join(json.dumps(item, ensure_ascii=False) for item in value)
         case None:
             return ""
         case bool():

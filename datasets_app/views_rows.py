@@ -1,5 +1,6 @@
 """Pages of one version: what the checks found, its rows, and what it has other than another version."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -9,11 +10,13 @@ from django.shortcuts import redirect
 
 from datasets_app import downloads, extensions, finder, preview, suggesting
 from datasets_app.actions import blocks, datasets
+from datasets_app.corrections import Corrections
 from datasets_app.exporting import formats_for
 from datasets_app.models import DatasetVersion, VersionState
 from datasets_app.queries import versions_with_all
 from datasets_app.rowqueries import NUMBERS, read_query
 from datasets_app.searching import Query
+from datasets_app.storage import StoredRow
 from datasets_app.suggestions import together
 from project.jobs.models import Job
 from project.kernel import access
@@ -31,11 +34,11 @@ SORTS = (
 )
 NUMBER_FIELDS = (
     ("least_characters", "Characters, at least"),
-    ("most_characters", "At most"),
+    ("most_characters", "Characters, at most"),
     ("least_learned", "Learned, at least"),
-    ("most_learned", "At most"),
+    ("most_learned", "Learned, at most"),
     ("least_turns", "Turns, at least"),
-    ("most_turns", "At most"),
+    ("most_turns", "Turns, at most"),
 )
 _OTHER_VERSIONS = 50
 
@@ -116,10 +119,14 @@ class RowsPage(AboutVersion):
             page = self._page(version, query, preview.page_of(row) if 0 < row <= version.rows else number)
         except Problem as error:
             problem = error
+        corrections = Corrections(request.session, version)
+        if page and corrections:
+            page.rows = [_corrected(found, corrections) for found in page.rows]
         return self.show(
             "datasets/rows.html",
             version,
             tab="rows",
+            corrections=len(corrections),
             page=page,
             problem=problem,
             given=given,
@@ -140,6 +147,16 @@ class RowsPage(AboutVersion):
             return Found(preview.Rows(version)[offset : offset + preview.PAGE], offset, version.rows)
         found = finder.find(version, query, offset, preview.PAGE)
         return Found(preview.numbered(version, found["numbers"], query.search), offset, found["count"])
+
+
+def _corrected(row: preview.ShownRow, corrections: Corrections) -> preview.ShownRow:
+    """The row as its correction says, and what that is."""
+    found = corrections.of(row.number)
+    if found is None:
+        return row
+    if found["row"] is None:
+        return replace(row, mark="left out")
+    return replace(preview.shown(StoredRow(row.number, found["row"], row.meta, "")), mark="corrected")
 
 
 def _number(text: str, default: int) -> int:
