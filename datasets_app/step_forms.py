@@ -15,9 +15,21 @@ from project.contracts.runs import UserError
 Raw = dict[str, Any]
 
 
-def choices() -> list[tuple[str, str]]:
-    """(name, label) of every step, for the list of what can be added."""
-    return sorted(((step.name, step.label) for step in STEPS.all()), key=lambda choice: choice[1])
+_GROUPS = (
+    ("Clean up", ("drop_duplicates", "near_duplicates", "redact", "transform", "truncate")),
+    ("Choose rows", ("filter", "without", "sample", "balance", "shuffle")),
+    ("Divide and combine", ("split", "mix")),
+    ("Change what a row is", ("columns", "convert", "edits_to_pairs", "system_prompt", "correct")),
+    ("Add copies", ("typos", "casing")),
+)
+
+
+def choices() -> list[tuple[str, list[tuple[str, str]]]]:
+    """(group, [(name, label)]) of every step, for the list of what can be added; those of others come last."""
+    labels = {step.name: step.label for step in STEPS.all()}
+    grouped = [(title, [(name, labels.pop(name)) for name in names if name in labels]) for title, names in _GROUPS]
+    rest = sorted(labels.items(), key=lambda choice: choice[1])
+    return [group for group in (*grouped, ("Others", rest)) if group[1]]
 
 
 class StepForm(forms.Form):
@@ -27,8 +39,15 @@ class StepForm(forms.Form):
         shown = {name: as_text(value) for name, value in (step or {}).items() if name != "type"}
         super().__init__(data, prefix=f"s{number - 1}", initial=shown)
         self.plugin, self.number = plugin, number
+        self.moved = ""  # the button that was just pressed, "up" or "down": who pressed it goes on from there
         for name, info in plugin.Params.model_fields.items():
             self.fields[name] = _field(info, name)
+
+    def focus(self) -> None:
+        """The keyboard goes to the first control, as the step was just added."""
+        first = next(iter(self.fields.values()), None)
+        if first is not None:
+            first.widget.attrs["autofocus"] = ""
 
     @property
     def help(self) -> str:

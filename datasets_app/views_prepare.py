@@ -1,6 +1,7 @@
 """The page that makes a new version by steps: one form per step, and what they do to ten rows."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from datasets_app.preview import ShownRow
 from datasets_app.previewing import ROWS, Answer, Shown
 from datasets_app.step_forms import StepForms, choices
 from datasets_app.storage import StoredRow
+from datasets_app.views_rows import proposals
 from project.contracts.runs import UserError
 from project.kernel import access
 from project.kernel.errors import Invalid, Problem
@@ -100,7 +102,8 @@ class PreparePage(WorkspacePage):
                 return self._show(version, steps, target, problems=[str(error)], status=400)
         elif what == "later":
             target = TargetForm(_later(target, version.rows))
-        return self._show(version, steps, target, look=what != "add")
+        _go_on(steps, what, _whole(which))
+        return self._show(version, steps, target, look=what != "add", pressed=what)
 
     def _version(self, pk: UUID) -> DatasetVersion:
         found = DatasetVersion.objects.select_related("dataset", "artifact", "workspace")
@@ -142,6 +145,7 @@ class PreparePage(WorkspacePage):
         look: bool = False,
         problems: list[str] | None = None,
         text: str = "",
+        pressed: str = "",
         status: int = 200,
     ) -> HttpResponse:
         problems = list(problems or [])
@@ -169,6 +173,9 @@ class PreparePage(WorkspacePage):
             problems=problems,
             step_problems=[error for form in steps for found in form.errors.values() for error in found],
             rows=rows,
+            said=_said(rows),
+            pressed="" if "HX-Request" in self.request.headers else pressed,  # a part of the page takes no focus
+            proposals=[] if steps else proposals(version),
             tallies=_with_labels(answer),
             first=start + 1,
             last=min(start + ROWS, version.rows),
@@ -201,6 +208,27 @@ def _rearranged(steps: StepForms, what: str, which: str) -> StepForms:
         if what != "remove":
             raw.insert(max(place + (1 if what == "down" else -1), 0), step)
     return StepForms.of(raw)
+
+
+def _go_on(steps: StepForms, what: str, number: int) -> None:
+    """After a click the keyboard is where it was: at the new step, or at the button of the one that was moved."""
+    if what == "add" and steps:
+        steps[-1].focus()
+    elif what in ("up", "down"):
+        place = number - 1 + (1 if what == "down" else -1)
+        if 0 <= place < len(steps):
+            steps[place].moved = what
+
+
+def _said(rows: list[PreviewRow]) -> str:
+    """The preview in one sentence, to be read aloud."""
+    if not rows:
+        return ""
+    fates = Counter(row.state for row in rows)
+    words = {"dropped": "dropped", "changed": "changed", "same": "as before", "new": "from elsewhere"}
+    return (
+        f"Of {len(rows)} rows {', '.join(f'{fates[state]} {word}' for state, word in words.items() if fates[state])}."
+    )
 
 
 def _first_values(name: str) -> dict[str, Any]:

@@ -104,6 +104,13 @@ def _fix_all_url(version: DatasetVersion, findings: list[dict[str, Any]]) -> str
     return suggesting.prepare_url(version, together(fixes)) if len(fixes) > 1 else ""
 
 
+def proposals(version: DatasetVersion) -> list[tuple[str, str]]:
+    """(what a check found, the page with the steps that mend it), worst first."""
+    findings = version.report.get("findings", [])
+    found = [(finding["title"], suggesting.prepare_url(version, finding.get("fix", ()))) for finding in findings]
+    return [(title, href) for title, href in found if href]
+
+
 class RowsPage(AboutVersion):
     """The rows: all of them by page, or those that are searched for."""
 
