@@ -8,10 +8,13 @@ class JobsConfig(AppConfig):
 
     def ready(self) -> None:
         from project.jobs import broker, tasks
+        from project.jobs.actions import jobs
         from project.kernel import access
+        from project.kernel.actions import endpoints
 
         broker.install()
         tasks.schedule()
+        endpoints.ask_before_deleting(jobs.still_calling)
         access.register(
             {
                 "job.create": ("editor", "write"),

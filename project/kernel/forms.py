@@ -60,6 +60,6 @@ class EndpointForm(forms.Form):
     def __init__(self, *args: Any, has_token: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if has_token:
-            self.fields["token"].help_text = "Empty: the stored one stays. It is never shown."
+            self.fields["token"].help_text = "Empty: the stored one stays. Another one replaces it. It is never shown."
         else:
             del self.fields["remove_token"]

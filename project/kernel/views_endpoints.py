@@ -8,8 +8,16 @@ from project.kernel import access
 from project.kernel.actions import endpoints
 from project.kernel.errors import Problem
 from project.kernel.forms import EndpointForm
-from project.kernel.models import Endpoint
+from project.kernel.models import AuditEntry, Endpoint
 from project.kernel.pages import WorkspacePage, add_problem
+
+_SHOWN = 30  # entries of an endpoint's history
+_HAPPENED = {
+    "endpoint.created": "Created",
+    "endpoint.changed": "Changed",
+    "endpoint.checked": "Checked",
+    "endpoint.used": "Used by a job",
+}
 
 
 class Endpoints(WorkspacePage):
@@ -41,7 +49,9 @@ class EditEndpoint(WorkspacePage):
         endpoint = self._endpoint(pk)
         kept = {"name": endpoint.name, "url": endpoint.url, "model": endpoint.model}
         form = form or EndpointForm(initial=kept, has_token=endpoint.secret_id is not None)
-        return self.render("account/endpoint.html", status=status, form=form, endpoint=endpoint)
+        told = AuditEntry.objects.filter(object_kind="endpoint", object_id=str(endpoint.pk)).order_by("-id")
+        history = [(_HAPPENED.get(entry.verb, entry.verb), entry) for entry in told[:_SHOWN]]
+        return self.render("account/endpoint.html", status=status, form=form, endpoint=endpoint, history=history)
 
     def post(self, request: HttpRequest, pk: str) -> HttpResponse:
         endpoint = self._endpoint(pk)

@@ -17,7 +17,7 @@ from project.contracts.events import FailureClass
 from project.contracts.plugins import UnknownPlugin
 from project.contracts.runs import RECIPES, Recipe, Remedy
 from project.jobs import checkpoints, doorbell, ending, journal, outcomes
-from project.jobs.models import Checkpoint, Job, JobState, Queue
+from project.jobs.models import TERMINAL, Checkpoint, Job, JobState, Queue
 from project.kernel import access, audit
 from project.kernel.access import Actor
 from project.kernel.errors import Conflict, Invalid, NotFound, invalid
@@ -78,9 +78,23 @@ def launch(
     )
     job.save(force_insert=True)
     audit.record("job.created", job, by=by, recipe=job.recipe)
+    _record_calls(job, by=by)
     if start:
         _enqueue(job, by=by)
     return job
+
+
+def _record_calls(job: Job, *, by: Actor) -> None:
+    """Who lets a job call an endpoint is in the endpoint's history."""
+    called = [value["endpoint"] for value in job.inputs.values() if "endpoint" in value]
+    for endpoint in Endpoint.objects.filter(pk__in=called) if called else ():
+        audit.record("endpoint.used", endpoint, by=by, job=str(job.pk), recipe=job.recipe)
+
+
+def still_calling(endpoint: Endpoint) -> list[str]:
+    """The titles of the jobs that call this endpoint and have not ended."""
+    alive = Job.objects.filter(workspace=endpoint.workspace_id).exclude(state__in=TERMINAL).only("title", "inputs")
+    return [job.title for job in alive if {"endpoint": str(endpoint.pk)} in job.inputs.values()]
 
 
 def find_recipe(name: str) -> Recipe:
@@ -334,6 +348,7 @@ def retry(job: Job, by: Actor, *, remedy: str = "", from_checkpoint: bool | int 
         subject_id=job.subject_id,
     )
     audit.record("job.created", new, by=by, recipe=new.recipe, retry_of=str(job.pk))
+    _record_calls(new, by=by)
     outcomes.retried(job, new)
     return _enqueue(new, by=by)
 

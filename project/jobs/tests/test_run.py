@@ -18,7 +18,7 @@ from project.jobs.tests.test_launch import launch
 from project.kernel import artifacts
 from project.kernel.actions import endpoints
 from project.kernel.errors import Conflict, Forbidden, NotFound
-from project.kernel.models import Artifact
+from project.kernel.models import Artifact, AuditEntry, Endpoint
 from project.modeling.tests.chat_server import chat_server
 from project.testing import Cast
 
@@ -139,10 +139,25 @@ def test_an_endpoint_of_others_or_a_deleted_one_is_not_called(cast: Cast) -> Non
     with pytest.raises(NotFound):
         launch(cast, recipe="calls", params={}, inputs={"writer": theirs})
     job = launch(cast, recipe="calls", params={}, inputs={"writer": endpoint})
-    endpoints.delete(endpoint, by=by)
+    Endpoint.objects.filter(pk=endpoint.pk).delete()  # as an operator's shell can
     job = run_to_end(job)
     assert (job.state, job.failure_class) == ("failed", "user_error")
     assert "has been deleted" in job.failure_message
+
+
+def test_an_endpoint_stays_while_a_job_needs_it_and_tells_who_used_it(cast: Cast) -> None:
+    by, page = cast.actor("operator"), cast.page("operator")
+    endpoint = endpoints.create(name="lab", url="https://api.example.com/v1", model="m", token="t", by=by)
+    job = launch(cast, recipe="calls", params={}, inputs={"writer": endpoint})
+    with pytest.raises(Conflict, match=f"lab is still needed by '{job.title}'"):
+        endpoints.delete(endpoint, by=by)
+    said = page.post(f"/endpoints/{endpoint.pk}/delete/", follow=True).content.decode()
+    assert "is still needed by" in said and Endpoint.objects.filter(pk=endpoint.pk).exists()
+    history = page.get(f"/endpoints/{endpoint.pk}/").content.decode()
+    assert "Used by a job" in history and f"/jobs/{job.pk}/" in history and "Created" in history
+    jobs.cancel(job, by=by)
+    endpoints.delete(endpoint, by=by)
+    assert AuditEntry.objects.get(verb="endpoint.used").data["job"] == str(job.pk)
 
 
 def test_what_follows_a_success_is_part_of_it(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Endpoints and their tokens: made, changed, checked, handed to the job that uses one."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -8,7 +9,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from pydantic import SecretStr
 
-from project.contracts.chat import Endpoint as Callable
+from project.contracts.chat import Endpoint as Called
 from project.contracts.chat import Message
 from project.kernel import access, audit
 from project.kernel.access import Actor
@@ -88,10 +89,25 @@ def change(
     return endpoint
 
 
+Needs = Callable[[Endpoint], Sequence[str]]
+_needs: list[Needs] = []
+
+
+def ask_before_deleting(needs: Needs) -> None:
+    """Register what knows who still needs an endpoint: it gives their titles."""
+    _needs.append(needs)
+
+
 @transaction.atomic
 def delete(endpoint: Endpoint, *, by: Actor) -> None:
-    """Remove it, with a token that nothing else uses. Jobs that wait for it fail and say so."""
+    """Remove it, with a token that nothing else uses. Raises Conflict while something still needs it."""
     access.require(by, "endpoint.manage", endpoint)
+    if needed := [title for find in _needs for title in find(endpoint)]:
+        more = f" and {len(needed) - 3} more" if len(needed) > 3 else ""
+        raise Conflict(
+            f"{endpoint} is still needed by {', '.join(repr(title) for title in needed[:3])}{more}. "
+            "Wait for the end, or cancel it first."
+        )
     secret = endpoint.secret
     audit.record("endpoint.deleted", endpoint, by=by)
     endpoint.delete()
@@ -159,7 +175,7 @@ def _delete_if_unused(secret: Secret, *, by: Actor) -> None:
 # --- using
 
 
-def callable_endpoint(endpoint: Endpoint) -> Callable:
+def callable_endpoint(endpoint: Endpoint) -> Called:
     """What a process needs to call it: the address, the model, the token in the clear. Raises Conflict, NoKey."""
     token = ""
     if endpoint.secret:
@@ -169,7 +185,7 @@ def callable_endpoint(endpoint: Endpoint) -> Callable:
                 f"The token of endpoint '{endpoint}' was entered for {endpoint.secret.origin}, not {origin}."
             )
         token = endpoint.secret.unseal()
-    return Callable(
+    return Called(
         url=endpoint.url, model=endpoint.model, token=SecretStr(token), allowed=tuple(settings.OUTGOING_ALLOW)
     )
 
@@ -207,7 +223,7 @@ def check(endpoint: Endpoint, *, by: Actor) -> Checked:
     return found
 
 
-def _call(endpoint: Callable, began: float) -> Checked:
+def _call(endpoint: Called, began: float) -> Checked:
     with Asking(endpoint, seconds=CHECK_SECONDS, tries=1) as asking:
         listed: list[str] = []
         try:
@@ -227,4 +243,4 @@ def _since(began: float) -> float:
     return round(time.monotonic() - began, 3)
 
 
-__all__ = ["Checked", "allow_list", "callable_endpoint", "change", "check", "create", "delete"]
+__all__ = ["Checked", "allow_list", "ask_before_deleting", "callable_endpoint", "change", "check", "create", "delete"]

@@ -102,7 +102,7 @@ class EndpointViewSet(WorkspaceViewSet):
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, pk: str) -> Response:
-        """Remove it, with its token. Jobs that wait for it fail and say so."""
+        """Remove it, with its token. 409 while a job that has not ended needs it."""
         endpoints.delete(self.get_object(), by=self.actor)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
