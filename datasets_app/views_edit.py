@@ -16,7 +16,9 @@ from datasets_app.storage import StoredRow
 from datasets_app.views_rows import AboutVersion
 from project.contracts.rows import ROW
 from project.kernel import access, artifacts
-from project.kernel.errors import Problem
+from project.kernel.errors import NotReady, Problem
+
+LONGEST = 100_000  # characters of a row in a form
 
 
 class EditRow(AboutVersion):
@@ -53,7 +55,13 @@ class EditRow(AboutVersion):
         access.require(self.actor, "dataset.create", version)
         if not 1 <= number <= version.rows or version.artifact is None:
             raise Http404
-        return version, storage.numbered(artifacts.local_path(version.artifact), [number])[0]
+        stored = storage.numbered(artifacts.local_path(version.artifact), [number])[0]
+        if sum(len(text.text) for text in texts(stored.row)) > LONGEST:
+            raise NotReady(
+                f"Row {number:,} is too long to be edited in a form: more than {LONGEST:,} characters. "
+                "Prepare a version with steps, or upload one."
+            )
+        return version, stored
 
     def _show(
         self, version: DatasetVersion, stored: StoredRow, row: dict[str, Any], *, status: int = 200, **context: Any

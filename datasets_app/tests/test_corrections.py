@@ -113,3 +113,9 @@ def test_the_step_changes_the_row_that_is_meant(tmp_path: Path) -> None:
 def test_what_is_no_row_is_refused(row: Any) -> None:
     with pytest.raises(StepErrors):
         parse([{"type": "correct", "rows": [{"hash": "0" * 64, "row": row}]}])
+
+
+def test_a_very_long_row_is_not_put_into_a_form(cast: Cast) -> None:
+    version = ready_version(cast.actor("teammate"), "long", [{"prompt": "q", "completion": "x" * 100_001}])
+    answer = cast.page("teammate").get(url(version, "rows/1/edit/"))
+    assert answer.status_code == 409 and "too long to be edited" in answer.content.decode()
