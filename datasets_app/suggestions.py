@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from project.contracts.rows import RowKind
+
 MOST = 5
 FEW_ROWS = 100  # fewer are soon learned by heart
+MUCH_TEXT = 100_000  # characters
 LEAST_TO_SPLIT = 50  # rows: a tenth of fewer measures nothing
 UNEVEN = 20  # times as many rows as the rarest label
 FAR = 3  # times as long as the other answer of a pair
@@ -378,7 +381,7 @@ def _of_figures(facts: Facts) -> Iterator[Suggestion]:
     for leakage in facts.leakage:
         if leakage.same or leakage.same_question:
             yield _leakage(leakage, facts)
-    if facts.rows < FEW_ROWS:
+    if facts.rows < FEW_ROWS and not _is_long_text(facts):
         yield _few_rows(facts)
     if facts.rows >= LEAST_TO_SPLIT and not facts.has_held_out:
         yield _nothing_held_out(facts)
@@ -405,6 +408,12 @@ def _leakage(leakage: Leakage, facts: Facts) -> Suggestion:
     )
 
 
+def _is_long_text(facts: Facts) -> bool:
+    """Few rows of plain text can be a lot to learn from."""
+    lengths = facts.report.get("figures", {}).get("lengths", {})
+    return facts.row_kind == RowKind.TEXT and lengths.get("rows", {}).get("total", 0) >= MUCH_TEXT
+
+
 def _few_rows(facts: Facts) -> Suggestion:
     tenth = max(facts.rows // 10, 1)
     unsure = min(round(98 / tenth**0.5), 100)  # half of a 95 % interval at a score of one half, in points
@@ -425,7 +434,9 @@ def _few_rows(facts: Facts) -> Suggestion:
 
 def _nothing_held_out(facts: Facts) -> Suggestion:
     labels = facts.report.get("figures", {}).get("labels")
-    by = "stratified" if labels and labels.get("different", 0) > 1 else "random"
+    # The step takes answers for labels: thumbs are no answers.
+    has_labels = labels and labels.get("different", 0) > 1 and facts.row_kind != RowKind.UNPAIRED
+    by = "stratified" if has_labels else "random"
     out = round(facts.rows * 0.1)
     every = ", each with every label's share" if by == "stratified" else ""
     return Suggestion(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,30 @@ def test_only_the_best_few_are_given_and_other_apps_compete(tmp_path: Path) -> N
 
 def test_what_models_are_measured_on_is_neither_split_nor_filled_up(tmp_path: Path) -> None:
     assert suggest(facts(report(tmp_path, good(60)), is_held_out=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "by"),
+    [
+        ("completion", labelled({"a": 40, "b": 40}), "stratified"),
+        ("completion", good(60), "random"),
+        ("unpaired", [{**row, "label": bool(n % 2)} for n, row in enumerate(good(60))], "random"),
+    ],
+)
+def test_a_tenth_is_held_out_by_label_where_answers_are_labels(tmp_path: Path, kind: str, rows: Rows, by: str) -> None:
+    given = replace(facts(report(tmp_path, rows)), row_kind=kind)
+    (split,) = next(found.steps for found in suggest(given) if found.name == "nothing_held_out")
+    assert split["by"] == by
+    for part, least in (("train", 40), ("test", 2)):
+        run = Preparation(parse([dict(split)]), folder=tmp_path / part, part=part, others=lambda name: iter(()))
+        assert len(list(run.rows(entries(tmp_path, f"{part}.jsonl", rows)))) >= least
+
+
+def test_few_rows_of_much_text_are_enough(tmp_path: Path) -> None:
+    for words, names in ((10, ["few_rows"]), (60_000, [])):
+        made = report(tmp_path, [{"text": f"{n} " * words} for n in range(2)])
+        given = replace(facts(made, has_held_out=True), row_kind="text")
+        assert [found.name for found in suggest(given) if found.name == "few_rows"] == names
 
 
 def test_good_rows_with_a_held_out_part_need_nothing(tmp_path: Path) -> None:
