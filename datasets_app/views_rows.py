@@ -92,6 +92,7 @@ def report_context(version: DatasetVersion) -> dict[str, Any]:
             if key in lengths
         ],
         "labels": labels,
+        "more_labels": labels.get("different", 0) - len(labels.get("shown", [])),
         "roles": figures.get("roles", {}),
         "pairs": figures.get("preferences", {}),
         "first_rows": preview.Rows(version)[:FIRST],
@@ -139,7 +140,7 @@ class RowsPage(AboutVersion):
             given=given,
             marked=row,
             sorts=SORTS,
-            answers=version.report.get("figures", {}).get("labels", {}).get("shown", []),
+            answers=_answers(version, given.get("answer", "")),
             number_fields=NUMBER_FIELDS,
             narrowed=any(given.get(name) for name in (*NUMBERS, "answer_has", "synthetic")),
             is_filtered=not query.is_everything,
@@ -164,6 +165,14 @@ def _corrected(row: preview.ShownRow, corrections: Corrections) -> preview.Shown
     if found["row"] is None:
         return replace(row, mark="left out")
     return replace(preview.shown(StoredRow(row.number, found["row"], row.meta, "")), mark="corrected")
+
+
+def _answers(version: DatasetVersion, chosen: str) -> list[dict[str, Any]]:
+    """The labels to choose from: the most frequent ones, and the one that is chosen."""
+    shown = list(version.report.get("figures", {}).get("labels", {}).get("shown", []))
+    if shown and chosen and all(one["label"] != chosen for one in shown):
+        shown.append({"label": chosen, "rows": None})
+    return shown
 
 
 def _number(text: str, default: int) -> int:

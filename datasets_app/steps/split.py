@@ -34,8 +34,9 @@ class Params(StepParams):
     )
     by: Literal["random", "stratified", "group", "time"] = Field(
         default="random",
-        description="random: equal rows stay together. stratified: every label has its share in each part. group: rows "
-        "with the same value of a column stay together. time: the earliest rows go to the first part.",
+        description="random: equal rows stay together. stratified: every label has its share in each part, the first "
+        "part some of each. group: rows with the same value of a column stay together. time: the earliest rows go to "
+        "the first part.",
     )
     column: str = Field(
         default="",
@@ -153,11 +154,21 @@ class _Rule:
     def decide(self) -> Sequence[int]:
         return self.cut(range(len(self.keys)))
 
-    def cut(self, places: Sequence[int]) -> "array[int]":
-        """The parts of the rows at `places` by their keys: the shares, exactly but that equal keys stay together."""
+    def cut(self, places: Sequence[int], left: list[float] | None = None) -> "array[int]":
+        """The parts of the rows at `places` by their keys: the shares, exactly but that equal keys stay together.
+
+        `left` is for many short cuts: what rounding has left over of each share so far, which the next cut makes up
+        for. Then a single row is to learn from, and of several at least one.
+        """
         keys = [int(self.keys[place]) for place in places]
         values = sorted(value for place, value in zip(places, keys, strict=True) if not self.follows[place])
-        borders = [_border(values, end) for end in self.ends]
+        borders: list[int] = []
+        for number, end in enumerate(self.ends):
+            exact = end * len(values) + (0.5 if left is None else left[number])
+            least = 0 if left is None else 1
+            borders.append(max([_border(values, max(int(exact), least)), *borders]))
+            if left is not None and len(values) > 1:
+                left[number] = min(max(exact - bisect_left(values, borders[-1]), 0), 1)
         return array("B", (bisect_right(borders, value) for value in keys))
 
     def column(self, entry: Entry) -> Any:
@@ -172,12 +183,11 @@ class _Rule:
         return value
 
 
-def _border(values: Sequence[Any], end: float) -> Any:
-    """The first value behind the border; something larger than all where everything is before it.
+def _border(values: Sequence[int], place: int) -> int:
+    """The first value behind the border at this place; something larger than all where everything is before it.
 
     Equal values that the border would part go to the side where more of them are, but no side is left empty by it.
     """
-    place = int(end * len(values) + 0.5)
     if place >= len(values):
         return 2**64
     first, after = bisect_left(values, values[place]), bisect_right(values, values[place])
@@ -235,8 +245,9 @@ class _Stratified(_Rule):
             )
         parts = np.zeros(len(labels), dtype=np.uint8)
         order = np.argsort(labels, kind="stable")
+        left = [0.5] * len(self.ends)  # or all labels of four rows would be rounded away from a tenth
         for places in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
-            parts[places] = self.cut([int(place) for place in places])
+            parts[places] = self.cut([int(place) for place in places], left)
         return array("B", parts.tobytes())
 
     def _of_families(self) -> Any:

@@ -60,6 +60,18 @@ def test_labels_are_drawn_and_lead_to_their_rows(cast: Cast) -> None:
     assert address and "20 of 30 rows" in page(client.get(address[1]))
 
 
+def test_of_many_labels_the_page_lists_the_frequent_ones_and_finds_the_others(cast: Cast) -> None:
+    rows = [{"prompt": f"question {n}", "completion": f"label {n % 90:02}"} for n in range(260)]
+    version = ready_version(cast.actor("teammate"), "pairs", rows)
+    client = cast.page("viewer")
+    overview = page(client.get(url(version)))
+    assert "90 different answers in 260 rows" in overview
+    assert "110 rows have one of the other 40 labels" in overview
+    rare = page(client.get(url(version, "rows/", "?answer=label%2085")))
+    assert "2 of 260 rows" in rare
+    assert '<option value="label 85" selected>label 85</option>' in rare, "the filter has to show what it filters by"
+
+
 def test_a_version_is_compared_with_the_one_before(cast: Cast) -> None:
     old = ready_version(cast.actor("teammate"), "old", ROWS)
     new = ready_version(cast.actor("teammate"), "new", [*ROWS[1:], {**ROWS[0], "completion": "corrected"}])

@@ -589,6 +589,17 @@ def test_synthetic_rows_never_reach_what_is_held_out(tmp_path: Path) -> None:
     assert len(prepare(numbered(200), *late, folder=tmp_path, part="train")[0]) > 240
 
 
+def test_many_short_labels_have_their_share_and_are_all_learned(tmp_path: Path) -> None:
+    """Labels of one to four rows: rounded each by itself, none would have a row among the tenth that is held out."""
+    rows = pairs(*((f"question {n} {copy}", f"label {n}") for n in range(2000) for copy in range(1 + n % 4)))
+    parts = split(rows, {"by": "stratified", "parts": {"train": 0.8, "valid": 0.1, "test": 0.1}}, tmp_path)
+    labels = {part: Counter(label for _, label in of(found)) for part, found in parts.items()}
+    assert len(labels["train"]) == 2000, "what is only held out can't be learned"
+    assert all(n % 4 for part in ("valid", "test") for n in (int(label.split()[1]) for label in labels[part]))
+    assert [len(found) for found in parts.values()] == [500 + 3600, 450, 450]
+    assert max(labels["valid"].values()) == max(labels["test"].values()) == 1
+
+
 TRAIN_TEST = {"train": 0.7, "test": 0.3}
 
 
