@@ -6,6 +6,7 @@ and yields rows. Same rows, same parameters and same seed give the same result. 
 gives the first keeps them on disk (`ctx.spill()`). It may also have
 
 - `references(params)`: other data sets it reads (`ctx.other(reference)`), and `with_references(params, names)`,
+- `takes_rows = False`: rows of those never get into the result; it only compares with them,
 - `parts(params)`: the parts it divides the rows into; the run keeps those of `ctx.part`.
 """
 
@@ -111,6 +112,10 @@ class Step:
     def references(self) -> list[str]:
         read = getattr(self.plugin, "references", None)
         return list(read(self.params)) if read else []
+
+    def takes_rows(self) -> bool:
+        """May rows of the data sets it reads be in the result? If they are held out, the result is too."""
+        return bool(getattr(self.plugin, "takes_rows", True))
 
     def with_references(self, names: Mapping[str, str]) -> "Step":
         """The step with other names for the data sets it reads."""

@@ -26,6 +26,7 @@ from project.kernel.models import Artifact, Workspace
 from project.kernel.references import check_name
 
 SEEDS = range(2**53)
+KEPT_OUT = "kept out of"  # the edge from a version whose rows are not in the result
 _PREVIEWS = threading.BoundedSemaphore(2)  # processes of this web process at a time
 _QUEUE = 10.0  # seconds to wait for one of them
 
@@ -190,8 +191,10 @@ def _launch(planned: Plan, name: str, part: str, *, by: Actor) -> DatasetVersion
     version.save(update_fields=["job_id"])
     Dataset.objects.filter(pk=dataset.pk).update(updated_at=timezone.now())
     audit.record("dataset.version_added", version, by=by, source=str(source), steps=len(planned.steps))
-    for other in planned.others.values():
-        edges.link(other, "mixed into", version, workspace=version.workspace)
+    mixed = {name for step in planned.steps if step.takes_rows() for name in step.references()}
+    for name, other in planned.others.items():
+        relation = "mixed into" if name in mixed else KEPT_OUT
+        edges.link(other, relation, version, workspace=version.workspace)
     edges.link(source, "prepared", version, workspace=version.workspace)
     endings.tell(version)
     return version

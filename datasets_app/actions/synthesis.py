@@ -7,7 +7,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from datasets_app.actions import endings
-from datasets_app.actions.preparations import named
+from datasets_app.actions.preparations import KEPT_OUT, named
 from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.preparing import parse, parts_of
 from project.contracts.runs import UserError
@@ -71,7 +71,7 @@ def launch(
 
 def require_not_held_out(version: DatasetVersion, *, field: str) -> None:
     """Raises Invalid for the part of a split that models are measured on, and for what was made from one or mixed with
-    one."""
+    one. What its rows were kept out of is none."""
     left, seen = [version], {version.pk}
     while left:
         one = left.pop()
@@ -79,7 +79,11 @@ def require_not_held_out(version: DatasetVersion, *, field: str) -> None:
             raise invalid(
                 field, f"{version} is held out (part '{one.part}'): a model would learn from what it is measured on."
             )
-        sources = [edge.source_id for edge in edges.upstream(one) if edge.source_kind == "datasetversion"]
+        sources = [
+            edge.source_id
+            for edge in edges.upstream(one)
+            if edge.source_kind == "datasetversion" and edge.relation != KEPT_OUT
+        ]
         of_edges = DatasetVersion.objects.filter(workspace=version.workspace, pk__in=sources)
         for source in (*of_edges.select_related("parent"), *([one.parent] if one.parent else [])):
             if source.pk not in seen:

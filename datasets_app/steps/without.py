@@ -12,6 +12,7 @@ from datasets_app.steps.drop_duplicates import batches
 
 name = "without"
 label = "Drop what another data set has"
+takes_rows = False
 
 
 class Params(StepParams):

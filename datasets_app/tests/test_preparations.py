@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from datasets_app import storage
-from datasets_app.actions import preparations
+from datasets_app.actions import preparations, synthesis
 from datasets_app.management.commands import prepare_dataset
 from datasets_app.models import Dataset, DatasetVersion
 from datasets_app.testing import ready_version
@@ -105,6 +105,20 @@ def test_a_split_makes_one_data_set_per_part(cast: Cast) -> None:
     assert shown["part"] == "test" and shown["steps"][0]["parts"] == [["train", 0.8], ["test", 0.2]]
     second = preparations.prepare(source, steps, by=cast.actor("teammate"), to="other", seed=1)
     assert [str(version) for version in second] == ["other-train:1", "other-test:1"]
+
+
+def test_what_a_held_out_part_was_kept_out_of_is_not_held_out(cast: Cast) -> None:
+    by = cast.actor("teammate")
+    source = ready_version(by, "pairs", [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(40)])
+    train, test = map(run, preparations.prepare(source, [{"type": "split"}], by=by))
+    clean = run(preparations.prepare(source, [{"type": "without", "data": str(test)}], by=by, to="clean")[0])
+    assert clean.rows == train.rows == 40 - test.rows and sorted(rows_of(clean)) == sorted(rows_of(train))
+    assert clean.steps == [{"type": "without", "data": "pairs-test:1"}]
+    assert (str(test.pk), "kept out of") in {(str(edge.source_id), edge.relation) for edge in edges.upstream(clean)}
+    synthesis.require_not_held_out(clean, field="dataset")  # a model may write more like it
+    mixed = run(preparations.prepare(clean, [{"type": "mix", "data": {str(test): 1}}], by=by, to="mixed")[0])
+    with pytest.raises(Invalid):
+        synthesis.require_not_held_out(mixed, field="dataset")
 
 
 def test_mixed_data_sets_are_fixed_to_their_version_and_in_the_lineage(cast: Cast) -> None:
