@@ -87,11 +87,6 @@ window.addEventListener("pageshow", () => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && event.target.matches?.("[data-dropzone] input[type=file]")) {
-    event.preventDefault(); // browsers would send the form: who is at the drop zone wants to choose a file
-    event.target.click();
-    return;
-  }
   // "/" goes to the search box, as people expect
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, [contenteditable]")) return;
   const search = document.querySelector("input[type=search]");
