@@ -20,6 +20,12 @@ _HAPPENED = {
 }
 
 
+def _ask_again(form: EndpointForm) -> None:
+    """A form that is shown again has no token in it: without a word, an endpoint would be made without one."""
+    if form.data.get("token") and "token" not in form.errors:
+        form.add_error("token", "Enter it once more: what was sent is never sent back.")
+
+
 class Endpoints(WorkspacePage):
     def get(self, request: HttpRequest) -> HttpResponse:
         rows = access.visible(Endpoint.objects.all(), self.actor).order_by("name")
@@ -41,6 +47,7 @@ class NewEndpoint(WorkspacePage):
             else:
                 messages.success(request, f"{endpoint} is kept. Check whether it answers.")
                 return redirect("endpoints")
+        _ask_again(form)
         return self.get(request, form, 400)
 
 
@@ -68,6 +75,7 @@ class EditEndpoint(WorkspacePage):
             else:
                 messages.success(request, f"{data['name']} is changed.")
                 return redirect("endpoints")
+        _ask_again(form)
         return self.get(request, pk, form, 400)
 
     def _endpoint(self, pk: str) -> Endpoint:

@@ -241,6 +241,8 @@ def test_the_pages_write_change_and_delete(cast: Cast) -> None:
     taken = page.post("/endpoints/new/", BODY)
     assert taken.status_code == 400
     assert b"There is an endpoint" in taken.content
+    assert b"Enter it once more" in taken.content and TOKEN.encode() not in taken.content
+    assert taken.content.count(b"another look") == 1
     changed = {"name": "lab2", "url": endpoint.url, "model": "m2", "token": ""}
     assert page.post(f"/endpoints/{endpoint.pk}/", changed).status_code == 302
     endpoint.refresh_from_db()
