@@ -1,12 +1,15 @@
 """The launch form, made from the job file's schema; and the form of an evaluation."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from django import forms
+from django.forms.boundfield import BoundField
 from pydantic.fields import FieldInfo
 
 from training.engine.methods.lora import Lora
+from training.engine.methods_registry import METHODS, Method, in_order
 from training.engine.metrics_registry import METRICS
 from training.jobfile import SECTIONS, Defaults, JobFile
 
@@ -21,10 +24,6 @@ PATHS: dict[str, str] = {
     "seed": "data.seed",
     "recipe": "recipe",
     "method": "method.type",
-    "r": "method.r",
-    "alpha": "method.alpha",
-    "dropout": "method.dropout",
-    "target_modules": "method.target_modules",
     **{
         name: f"hyperparameters.{name}"
         for name in (
@@ -50,10 +49,24 @@ PATHS: dict[str, str] = {
 }
 FIELDS = {path: name for name, path in PATHS.items()}
 TEXTS = ("name", "model_name", "target_modules", "evaluate_every", "checkpoint_every")
-LORA_ONLY = ("r", "alpha", "dropout", "target_modules")
+
+
+def _form_name(method: str, field: str) -> str:
+    """LoRA's fields have plain names; the others' begin with the method."""
+    return field if method == Lora().type else f"{method}_{field}".replace("-", "_")
+
+
+# The form's field -> the method it belongs to, and what it is called there.
+METHOD_FIELDS: dict[str, tuple[str, str]] = {
+    _form_name(method.name, field): (method.name, field)
+    for method in in_order()
+    for field in method.Settings.model_fields
+    if field != "type"
+}
+SHOWN_AT_ONCE = ("r", "alpha", "bits", "num_virtual_tokens", "block_size")  # the others are folded away
 ADVANCED = (
     *("gradient_accumulation_steps", "max_steps", "warmup_ratio", "weight_decay", "max_grad_norm", "optimizer"),
-    *("scheduler", "precision", "packing", "gradient_checkpointing", "target_modules", "dropout", "early_stopping"),
+    *("scheduler", "precision", "packing", "gradient_checkpointing", "early_stopping"),
     *("patience", "save_best_model", "evaluate_every", "checkpoint_every", "keep_checkpoints", "logging_steps"),
     *("seed", "validation_dataset", "evaluation_dataset", "limit", "auto_deploy", "recipe"),
     *("time_limit", "memory_limit", "priority"),
@@ -65,6 +78,14 @@ _LABELS = {
     "evaluation_dataset": "Held-out data set",
     "base_model": "Base model",
     "r": "Rank (r)",
+    "bits": "Frozen weights in",
+    "rslora": "Scale by the root of the rank (rsLoRA)",
+    "dora": "Learn lengths apart (DoRA)",
+    "init": "Begins with",
+    "num_virtual_tokens": "Learned positions",
+    "target_modules": "Layers",
+    "hidden_size": "Width of the network",
+    "projection": "Through a small network",
     "max_seq_length": "Longest row (tokens)",
     "metrics": "Measure afterwards",
     "limit": "Rows to evaluate",
@@ -93,7 +114,9 @@ _PLACEHOLDERS = {
     "memory_limit": "none",
     "limit": "all",
 }
-_METHODS = (("lora", "LoRA: a small adapter, little memory"), ("full", "Full: every weight, much memory"))
+_CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
+    "bits": (("", "16 or 32 bits"), ("8", "8 bits (QLoRA)"), ("4", "4 bits (QLoRA)")),
+}
 
 
 class Names(forms.MultipleChoiceField):
@@ -106,11 +129,30 @@ class Names(forms.MultipleChoiceField):
 def schema_field(path: str) -> FieldInfo:
     """The job file's field at a dotted path."""
     section, _, name = path.rpartition(".")
-    owner = Lora if section == "method" else SECTIONS[section] if section else JobFile
+    owner = SECTIONS[section] if section else JobFile
     return owner.model_fields[name]
 
 
 Choices = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """One method in the form: its radio button, its words, and its own fields."""
+
+    method: Method
+    radio: str
+    chosen: bool
+    fields: list[BoundField]
+    folded: list[BoundField]
+
+    @property
+    def summary(self) -> str:
+        return " ".join((self.method.Settings.__doc__ or "").split())
+
+    @property
+    def folded_has_errors(self) -> bool:
+        return any(field.errors for field in self.folded)
 
 
 class LaunchForm(forms.Form):
@@ -133,31 +175,67 @@ class LaunchForm(forms.Form):
             "validation_dataset": [("", "None: use the split"), *data_sets],
             "evaluation_dataset": [("", "What is held back for validation"), *data_sets],
             "recipe": recipes,
-            "method": _METHODS,
+            "method": [(method.name, method.label) for method in in_order()],
             "metrics": [(metric.name, metric.label) for metric in METRICS.all()],
         }
         for name, path in PATHS.items():
-            self.fields[name] = _field(name, path, choices.get(name))
+            info = Lora.model_fields["type"] if name == "method" else schema_field(path)
+            self.fields[name] = _field(name, info, choices.get(name))
+        for name, (method, field) in METHOD_FIELDS.items():
+            self.fields[name] = _field(field, METHODS.get(method).Settings.model_fields[field], None)
+
+    @property
+    def methods(self) -> list[MethodChoice]:
+        """Every method, the prominent ones first."""
+        radios = {str(widget.data["value"]): widget for widget in self["method"]}
+        found = []
+        for method in in_order():
+            own = [(field, self[name]) for name, (owner, field) in METHOD_FIELDS.items() if owner == method.name]
+            radio = radios[method.name]
+            found.append(
+                MethodChoice(
+                    method,
+                    radio.tag(),
+                    chosen=str(self["method"].value()) == method.name,
+                    fields=[bound for field, bound in own if field in SHOWN_AT_ONCE],
+                    folded=[bound for field, bound in own if field not in SHOWN_AT_ONCE],
+                )
+            )
+        return found
+
+    @property
+    def rare_method_is_chosen(self) -> bool:
+        return any(one.chosen and not one.method.prominent for one in self.methods)
 
     def document(self) -> dict[str, Any]:
         """The job file that was filled in. What was left empty is left out."""
         document: dict[str, Any] = {"model": {}, "data": {}}
-        method = self.cleaned_data.get("method") or "lora"
         for name, path in PATHS.items():
             value = self.cleaned_data.get(name)
-            if value in (None, "") or (name in LORA_ONLY and method != "lora"):
+            if value in (None, ""):
                 continue
             *sections, last = path.split(".")
             target = document
             for section in sections:
                 target = target.setdefault(section, {})
-            target[last] = _modules(value) if name == "target_modules" else value
+            target[last] = value
+        chosen = self._method
+        for name, (method, field) in METHOD_FIELDS.items():
+            value = self.cleaned_data.get(name)
+            if method == chosen and value not in (None, ""):
+                document.setdefault("method", {})[field] = _of_method(field, value)
         return document
+
+    @property
+    def _method(self) -> str:
+        return self.cleaned_data.get("method") or Lora().type
 
     def blame(self, errors: Mapping[str, Sequence[str]]) -> None:
         """Show what is wrong at the fields; what belongs to no field goes on top."""
         for path, messages in errors.items():
-            name = FIELDS.get(path) or FIELDS.get(path.rpartition(".")[0]) or {"method": "method"}.get(path)
+            section, _, field = path.partition(".")
+            own = _form_name(self._method, field) if section == "method" and field != "type" else ""
+            name = own if own in self.fields else FIELDS.get(path) or FIELDS.get(path.rpartition(".")[0]) or section
             for message in messages:
                 if name in self.fields:
                     self.add_error(name, message[:1].upper() + message[1:])
@@ -169,24 +247,25 @@ class LaunchForm(forms.Form):
         return any(name in self.errors for name in ADVANCED)
 
 
-def _modules(text: str) -> str | list[str]:
-    """'q_proj, v_proj' -> a list; 'all-linear' stays."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    return words[0] if words == ["all-linear"] else words
+def _of_method(field: str, value: Any) -> Any:
+    """What was typed as the job file has it: layers as a list ('all-linear' and 'auto' stay), bits as a number."""
+    if field == "target_modules":
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        return words[0] if words in (["all-linear"], ["auto"]) else words
+    return int(value) if field == "bits" and value.isdecimal() and len(value) < 9 else value
 
 
-def _field(name: str, path: str, choices: Choices | None) -> forms.Field:
-    info = Lora.model_fields["r"] if path == "method.type" else schema_field(path)
-    help_text = "" if path == "method.type" else _HELP.get(name, info.description or "")
+def _field(name: str, info: FieldInfo, choices: Choices | None) -> forms.Field:
+    help_text = "" if name == "method" else _HELP.get(name, info.description or "")
     label = _LABELS.get(name, name.replace("_", " ").capitalize())
     kind: dict[str, Any] = {"label": label, "help_text": help_text, "required": False}
     if name == "metrics":
         return Names(choices=choices or (), widget=forms.CheckboxSelectMultiple, **kind)
     if name == "method":
-        return forms.CharField(widget=forms.RadioSelect(choices=_METHODS), **kind)
+        return forms.CharField(widget=forms.RadioSelect(choices=choices or ()), **kind)
     if info.annotation is bool:
         return forms.BooleanField(**kind)
-    offered = choices or [(value, value) for value in _literals(info)]
+    offered = choices or _CHOICES.get(name) or [(value, value) for value in _literals(info)]
     if offered:
         return forms.CharField(widget=forms.Select(choices=offered), **kind)
     attributes = {"placeholder": _PLACEHOLDERS.get(name, "")}
@@ -200,7 +279,9 @@ def _literals(info: FieldInfo) -> list[str]:
 
 def _initial(defaults: Defaults) -> dict[str, Any]:
     """What the form shows to start with. Fields that depend on others are empty, and say what that means."""
-    start = {name: schema_field(path).default for name, path in PATHS.items() if path != "method.type"}
+    start = {name: schema_field(path).default for name, path in PATHS.items() if name != "method"}
+    for name, (method, field) in METHOD_FIELDS.items():
+        start[name] = METHODS.get(method).Settings.model_fields[field].default
     return {
         **{name: value for name, value in start.items() if isinstance(value, str | int | float)},
         "name": "",
@@ -226,7 +307,11 @@ def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
         for part in path.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
         if found is not None:
-            values[name] = ", ".join(found) if name == "target_modules" and not isinstance(found, str) else found
+            values[name] = found
+    section = document.get("method") or {}
+    for name, (method, field) in METHOD_FIELDS.items():
+        if method == section.get("type") and (value := section.get(field)) is not None:
+            values[name] = ", ".join(value) if isinstance(value, list | tuple) else value
     return values
 
 

@@ -3,6 +3,7 @@ from django.urls import path
 from training import views, views_preflight, views_writing
 
 urlpatterns = [
+    path("training/methods/", views.Methods.as_view(), name="training-methods"),
     path("training/new/", views.Launch.as_view(), name="training-new"),
     path("training/new/file/", views.LaunchFile.as_view(), name="training-file"),
     path(

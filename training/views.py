@@ -17,7 +17,9 @@ from project.kernel.pages import WorkspacePage, add_problem
 from training import answers, jobfile
 from training.actions import checkpoints, evaluations, finetunes
 from training.documents import read_yaml_or_json
+from training.engine.methods_registry import TARGETS
 from training.forms import EvaluationForm, JobFileForm, LaunchForm
+from training.methods import matrix
 from training.models import FineTune
 from training.models.evaluations import for_people
 from training.pages import pair_of, sliced
@@ -80,6 +82,13 @@ class Launch(WorkspacePage):
             pasted=file is not None,
             status=status,
         )
+
+
+class Methods(WorkspacePage):
+    """Every method, and where its results can answer."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return self.render("training/methods.html", lines=matrix(), targets=TARGETS.values(), section="jobs")
 
 
 class RegisterCheckpoint(WorkspacePage):

@@ -64,6 +64,19 @@ class RegisterCheckpoint(StrictSerializer):
     )
 
 
+class MethodSerializer(serializers.Serializer[Any]):
+    """A method, with settings that have a name of their own. `targets`: {target: {way: adapter|merged|no, remark}}."""
+
+    method = serializers.CharField(help_text="what `method.type` of a job file is")
+    label = serializers.CharField()  # type: ignore[assignment]  # a serializer has a label too
+    prominent = serializers.BooleanField()
+    settings = serializers.DictField()
+    summary = serializers.CharField()
+    merges = serializers.BooleanField(help_text="can it be merged into its base?")
+    refuses = serializers.DictField(help_text="what must be off -> why")
+    targets = serializers.DictField()
+
+
 class NewEvaluation(StrictSerializer):
     """`model_version` and `dataset_version` are references: an id, name or name:3 (models also name@stage)."""
 

@@ -8,6 +8,7 @@ router.register("preflights", preflights.PreflightViewSet, basename="api-preflig
 router.register("evaluations", views.EvaluationViewSet, basename="api-evaluation")
 urlpatterns = [
     path("jobs/", views.JobViewSet.as_view({"get": "list", "post": "create"}), name="job-list"),
+    path("jobs/methods/", views.JobViewSet.as_view({"get": "methods"}), name="api-methods"),
     path(
         "jobs/<uuid:pk>/checkpoints/<int:step>/register/",
         views.JobViewSet.as_view({"post": "register_checkpoint"}),

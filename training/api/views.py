@@ -21,6 +21,7 @@ from training import answers, jobfile
 from training.actions import checkpoints, evaluations, finetunes
 from training.answers import CHANGES, VERDICTS, Slice
 from training.api import serializers as shapes
+from training.methods import matrix
 from training.models import Evaluation
 from training.pages import pair_of
 from training.planning import find_data, find_version, found_at
@@ -43,6 +44,11 @@ class JobViewSet(JobsOnly):
                 raise invalid("start", "must be true or false")
         job = finetunes.launch(jobfile.parse(document), by=self.actor, start=start)
         return self.reply(job, created=True)
+
+    @extend_schema(responses=shapes.MethodSerializer(many=True), filters=False)
+    def methods(self, request: Request) -> Response:
+        """Every method of fine-tuning: settings, what it can't be combined with, where its results can answer."""
+        return Response(shapes.MethodSerializer([line.as_dict() for line in matrix()], many=True).data)
 
     @extend_schema(request=shapes.RegisterCheckpoint, responses={201: JobDetailSerializer})
     def register_checkpoint(self, request: Request, pk: str, step: int) -> Response:

@@ -10,6 +10,7 @@ from datasets_app.models import DatasetVersion
 from project.jobs.models import Job
 from project.testing import Cast
 from registry.models import ModelVersion
+from training.engine.methods_registry import METHODS, in_order
 from training.models import Evaluation, FineTune
 from training.tests.conftest import MakeData, MakeEvaluation, conversations
 
@@ -56,6 +57,44 @@ def test_form_file_and_api_make_the_same_run(cast: Cast, base: ModelVersion, dat
     assert first.config["optimization"]["packing"] is True
 
 
+@pytest.mark.parametrize("method", [method.name for method in in_order()])
+def test_every_method_starts_from_the_form_as_it_is_shown(
+    cast: Cast, base: ModelVersion, data: DatasetVersion, method: str
+) -> None:
+    client = cast.page("teammate")
+    page = open_form(client, base, data)
+    assert client.post(NEW, filled(page, name="adder", method=method)).status_code == 302
+    fine_tune = FineTune.objects.get()
+    assert fine_tune.config["method"] == fine_tune.job.params["method"]
+    assert fine_tune.config["method"] == METHODS.get(method).Settings().model_dump(mode="json")
+    again = client.get(NEW, {"from": str(fine_tune.job_id)})
+    client.post(NEW, filled(again))
+    assert FineTune.objects.exclude(pk=fine_tune.pk).get().config == fine_tune.config
+
+
+def test_only_the_chosen_method_s_fields_count(cast: Cast, base: ModelVersion, data: DatasetVersion) -> None:
+    client = cast.page("teammate")
+    page = open_form(client, base, data)
+    changes = {"method": "prefix", "prefix_num_virtual_tokens": "7", "prefix_projection": "on", "r": "x", "bits": "4"}
+    client.post(NEW, filled(page, name="adder", **changes))
+    wanted = {"type": "prefix", "num_virtual_tokens": 7, "projection": True}
+    assert FineTune.objects.get().config["method"] == wanted
+    client.post(NEW, filled(page, name="adder", method="lora", bits="4", dora="on", target_modules="q_proj"))
+    method = FineTune.objects.order_by("-id")[0].job.params["method"]
+    assert (method["bits"], method["dora"], method["target_modules"]) == (4, True, ["q_proj"])
+
+
+def test_the_methods_and_where_each_can_answer(cast: Cast) -> None:
+    page = cast.page("viewer").get("/training/methods/")
+    text = page.content.decode()
+    assert page.status_code == 200 and "QLoRA, 4 bits" in text and "Not with <code>packing</code>" in text
+    found = {one["label"]: one for one in cast.api("viewer").get("/api/v1/jobs/methods/").json()}
+    assert set(found) == {label for method in METHODS.all() for label in method.variants}
+    assert found["Prompt tuning"]["targets"]["vllm"]["way"] == "no"
+    assert found["DoRA"]["targets"]["vllm"]["way"] == "merged"
+    assert "packing" in found["Prefix tuning"]["refuses"] and found["IA3"]["refuses"] == {}
+
+
 def test_the_address_chooses_base_and_data(cast: Cast, base: ModelVersion, data: DatasetVersion) -> None:
     page = cast.page("teammate").get(NEW, {"base": "tiny", "data": "sums:1"})
     assert page.context["form"]["base_model"].value() == str(base.pk)
@@ -91,6 +130,21 @@ def test_an_earlier_fine_tune_is_a_start(cast: Cast, base: ModelVersion, data: D
         ({"r": "0"}, "r", "Must be 1 or more"),
         ({"max_seq_length": "4096"}, "max_seq_length", "Must be 512 or less, the context of tiny:1"),
         ({"method": "lorra"}, "method", "Did you mean"),
+        ({"packing": "on", "method": "prompt"}, "packing", "Can't be combined with prompt: "),
+        (
+            {"gradient_checkpointing": "on", "method": "prefix"},
+            "gradient_checkpointing",
+            "Can't be combined with prefix",
+        ),
+        ({"prefix_num_virtual_tokens": "0", "method": "prefix"}, "prefix_num_virtual_tokens", "Must be 1 or more"),
+        (
+            {"prompt_num_virtual_tokens": "600", "method": "prompt"},
+            "prompt_num_virtual_tokens",
+            "Must be less than 512",
+        ),
+        ({"max_seq_length": "500", "method": "prompt"}, "max_seq_length", "Must be 492 or less"),
+        ({"bits": "3"}, "bits", "Must be one of '4', '8'"),
+        ({"bits": "4", "init": "pissa"}, "method", "Init pissa needs whole weights"),
         ({"recipe": "evaluate"}, "recipe", "Unknown recipe"),
         ({"optimizer": "adam"}, "optimizer", "Did you mean 'adamw'?"),
         ({"metrics": ["f2"]}, "metrics", "Did you mean 'f1'?"),
@@ -112,7 +166,13 @@ def test_mistakes_are_shown_at_their_field(
     assert words in " ".join(answer.context["form"].errors[field]), answer.context["form"].errors
     assert not Job.objects.exists()
     value = next(iter(changes.values()))
-    if value and isinstance(value, str) and field in changes and field not in ("base_model", "method", "recipe"):
+    if (
+        value
+        and value != "on"
+        and isinstance(value, str)
+        and field in changes
+        and field not in ("base_model", "method", "recipe")
+    ):
         assert answer.context["form"][field].value() == value, "what was typed is kept"
 
 
