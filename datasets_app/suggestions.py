@@ -100,13 +100,16 @@ _ORDER = {name: place for place, name in enumerate((
 def together(lists: Iterable[Iterable[Json]]) -> list[dict[str, Any]]:
     """Several lists of steps as one, each step once: texts change before rows are compared, and splitting is last.
 
-    Of two splits the first, of two ways to redact the wider one is kept.
+    Of two splits the first, of two ways to redact the wider one is kept; equal rows have equal prompts, so what drops
+    the latter drops the former too.
     """
     steps: list[dict[str, Any]] = []
     for listed in lists:
         steps += [dict(step) for step in listed if step not in steps]
     if {"type": "redact"} in steps:
         steps = [step for step in steps if step["type"] != "redact" or step == {"type": "redact"}]
+    if any(step["type"] == "drop_duplicates" and step.get("by") == "prompt" for step in steps):
+        steps = [step for step in steps if step != {"type": "drop_duplicates"}]
     splits = [step for step in steps if step["type"] == "split"]
     steps = [step for step in steps if step not in splits[1:]]
     return sorted(steps, key=lambda step: _ORDER.get(step["type"], _ORDER["filter"]))

@@ -213,6 +213,8 @@ def test_all_of_them_make_one_list_in_an_order_that_works() -> None:
     assert [step["type"] for step in steps] == ["transform", "redact", "filter", "drop_duplicates", "split"]
     assert steps[1] == {"type": "redact"} and len(steps[-1]["parts"]) == 2
     assert [step.type for step in parse(steps)] == [step["type"] for step in steps]
+    by_prompt = {"type": "drop_duplicates", "by": "prompt", "ignore_case": True}
+    assert together([[{"type": "drop_duplicates"}], [by_prompt]]) == [by_prompt]
 
 
 # --- page, API, command
