@@ -1,12 +1,25 @@
-"""A person in a real browser: signs in, watches a job end without reloading, and finds no page broken on a phone."""
+"""A person in a real browser: signs in, watches a job end without reloading, finds no page broken on a phone.
 
+And brings data: drops a file, maps columns by keyboard, prepares, corrects a row, lifts a block.
+"""
+
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from project.tests.product import Product, User
 from project.tests.test_core_path import JOB, ROWS
@@ -185,3 +198,147 @@ def test_everything_works_without_javascript(
     page.wait_for_url("**/dataset-versions/**")
     expect(page.get_by_role("heading", name="people").first).to_be_visible()
     context.close()
+
+
+# --- data
+
+CHUNK = 4 * 1024**2  # bytes the page sends at a time
+READY = 120_000  # milliseconds a small job may take on a busy machine
+DROP = """([zone, line, count]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([line.repeat(count)], "many chats.jsonl", { type: "application/jsonl" }));
+    for (const type of ["dragenter", "dragover", "drop"])
+        document.querySelector(zone).dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true }));
+}"""
+LINE = '{"prompt": "Where is my parcel? %s", "completion": "On its way."}\n' % ("x" * 960)
+GOOD: list[dict[str, Any]] = [{"prompt": f"Question {n}?", "completion": f"Answer {n}."} for n in range(20)]
+
+
+def test_a_dropped_file_goes_on_after_the_connection_was_lost(
+    product: Product, owner: User, context: BrowserContext
+) -> None:
+    page, offsets = context.new_page(), list[int]()
+
+    def lose_the_second(route: Route, request: Request) -> None:
+        offsets.append(int(request.headers["x-offset"]))
+        if len(offsets) == 2:
+            context.set_offline(True)
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.route("**/datasets/uploads/chunk/", lose_the_second)
+    page.goto(f"{product.url}/datasets/new/")
+    page.evaluate(DROP, ["[data-dropzone]", LINE, 9000])  # nine megabytes are three chunks
+    expect(page.get_by_role("button", name="Go on")).to_be_visible()
+    expect(page.locator("[data-said]")).to_contain_text("4.2 MB of 9.2 MB have arrived and are kept")
+    page.get_by_label("Name").fill("dropped")
+    page.get_by_role("button", name="Import").click()
+    expect(page.get_by_role("button", name="Go on")).to_be_visible()  # nothing is imported that is not here
+    context.set_offline(False)  # the page goes on by itself
+    expect(page.get_by_text("prompts and completions")).to_be_visible(timeout=30_000)
+    assert offsets == [0, CHUNK, CHUNK, 2 * CHUNK], "what had arrived was sent again"
+    page.get_by_role("button", name="Import").click()
+    page.wait_for_url("**/dataset-versions/**")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("dropped:1")
+
+
+def test_a_file_is_uploaded_and_its_columns_mapped_by_keyboard(
+    product: Product, owner: User, context: BrowserContext, tmp_path: Path
+) -> None:
+    file = tmp_path / "Kunden.csv"
+    file.write_bytes("\ufeffFrage;Antwort;Bereich\r\nWo ist mein Paket?;Unterwegs – äöü.;Versand\r\n".encode())
+    page = context.new_page()
+    page.on("filechooser", lambda chooser: None)  # from the first key on, so that none is opened unseen
+    page.goto(f"{product.url}/datasets/new/")
+    page.get_by_label("File", exact=True).focus()
+    with page.expect_file_chooser() as choosing:
+        page.keyboard.press("Enter")
+    choosing.value.set_files(file)
+    first = page.get_by_label("Frage")
+    expect(first).to_be_focused()
+    expect(page.locator("[data-upload-part] [role=status]")).to_have_text("Say what the columns are.")
+    page.keyboard.type("Prompt")
+    expect(page.get_by_text("prompts only as you said")).to_be_visible()
+    expect(first).to_be_focused()  # though its part of the page came anew
+    page.keyboard.press("Tab")
+    page.keyboard.type("Completion")
+    expect(page.get_by_text("prompts and completions as you said")).to_be_visible()
+    expect(page.locator(".bubble-assistant").get_by_text("Unterwegs – äöü.")).to_be_visible()
+    page.get_by_label("Name").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/dataset-versions/**")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("kunden:1")
+
+
+def test_steps_show_their_effect_while_they_are_written(product: Product, owner: User, context: BrowserContext) -> None:
+    rows = [{"prompt": f"question {n}", "completion": "short" if n % 2 else "a longer answer"} for n in range(1, 31)]
+    version = owner.upload("prepared", rows)
+    page = context.new_page()
+    page.goto(f"{product.url}/dataset-versions/{version['id']}/prepare/")
+    page.get_by_label("Add a step").select_option("filter")
+    page.get_by_role("button", name="Add", exact=True).click()
+    condition = page.get_by_label("Condition")
+    expect(condition).to_be_focused()
+    page.evaluate("window.sameDocument = true")
+    condition.fill('answer != "short"')
+    expect(page.locator("#effect-said")).to_have_text("Of 10 rows 5 dropped, 5 as before.", timeout=30_000)
+    expect(page.locator("#effect tbody tr").first).to_contain_text("Dropped by step 1")
+    expect(condition).to_be_focused()
+    page.get_by_role("button", name="The next ten").click()
+    expect(page.get_by_role("heading", name="What becomes of rows 11 to 20")).to_be_visible(timeout=30_000)
+    condition.fill('answr != "short"')
+    expect(page.locator("#effect")).to_contain_text("Did you mean 'answer'?", timeout=30_000)
+    condition.fill('answer != "short"')
+    expect(page.locator("#effect tbody tr").first).to_contain_text("Dropped by step 1", timeout=30_000)
+    assert page.evaluate("window.sameDocument === true"), "the page was reloaded"
+    page.get_by_role("button", name="Prepare", exact=True).click()
+    page.wait_for_url("**/dataset-versions/*/")
+    ready(page, "prepared:2")
+    expect(page.locator(".stats")).to_contain_text("15")
+
+
+def test_a_row_is_corrected_and_saved_as_a_version(product: Product, owner: User, context: BrowserContext) -> None:
+    rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(1, 31)]
+    version = owner.upload("corrected", rows)
+    page = context.new_page()
+    page.goto(f"{product.url}/dataset-versions/{version['id']}/rows/?row=25")
+    page.get_by_role("link", name="Edit row 25").click()
+    page.get_by_label("Answer").fill("أجبتُ بخط اليد")
+    page.get_by_role("button", name="Keep the change").click()
+    expect(page.locator("#row-25")).to_contain_text("أجبتُ بخط اليد")
+    expect(page.get_by_text("1 correction of yours is not saved yet.")).to_be_visible()
+    page.get_by_role("button", name="Save as a new version").click()
+    page.wait_for_url("**/dataset-versions/*/")
+    ready(page, "corrected:2")
+    page.get_by_role("link", name="what changed").click()
+    expect(page.locator(".side-by-side")).to_contain_text("answer 25")
+    expect(page.locator(".side-by-side")).to_contain_text("أجبتُ بخط اليد")
+
+
+def test_a_block_is_lifted_with_a_reason(product: Product, owner: User, context: BrowserContext) -> None:
+    version = owner.upload("blocked", [*GOOD, {"prompt": "Say nothing.", "completion": ""}])
+    page = context.new_page()
+    page.goto(f"{product.url}/dataset-versions/{version['id']}/")
+    heading, train = page.get_by_role("heading", level=1), page.get_by_role("link", name="Fine-tune on it")
+    expect(heading).to_contain_text("Blocked")
+    expect(train).to_have_count(0)
+    page.get_by_role("button", name="Lift the block").press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Reason")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Lift the block")).to_be_focused()
+    page.keyboard.press("Enter")
+    dialog.get_by_label("Reason").fill("Silence is the right answer here.")
+    dialog.get_by_role("button", name="Lift the block").click()
+    expect(page.get_by_text("The block was lifted")).to_be_visible()
+    expect(page.locator(".alert-info")).to_contain_text(re.compile("operator.*Silence is the right answer here"))
+    expect(heading).not_to_contain_text("Blocked")
+    expect(train).to_be_visible()
+
+
+def ready(page: Page, name: str) -> None:
+    """Wait until the version is made, without a reload."""
+    expect(page.get_by_role("heading", level=1)).to_contain_text(name)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Ready", timeout=READY)
+    expect(page.locator(".stats")).to_be_visible()
