@@ -367,9 +367,11 @@ def _best(source: Source, plugins: list[Format]) -> Detected | None:
 
 
 def _not_recognised(source: Source, chosen: Format | None) -> UserError:
-    known = ", ".join(plugin.label for plugin in FORMATS.all())
+    known = ", ".join(plugin.label for plugin in FORMATS.all() if plugin.name != "folder") + " and folders of them"
     if source.is_folder:
-        return UserError(f"{source.name} is a folder without a file of rows.", hint=f"Read are {known}.", field="file")
+        return UserError(
+            f"{source.name} is a folder without a file of rows.", hint=f"Tuneloop reads {known}.", field="file"
+        )
     first = next((line for line in source.head.lines if line.strip()), "")
     is_not = f"{source.name} is not {chosen.label}" if chosen else f"The format of {source.name} was not recognised"
     return UserError(

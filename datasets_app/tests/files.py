@@ -56,6 +56,17 @@ def padded_parquet() -> bytes:
     return parquet({"text": ["x" * 70_000_000]}, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
+def cut_parquet() -> bytes:
+    """A real file, whose second half never came: its footer is there no more."""
+    whole = parquet({"prompt": [f"question {n}" for n in range(500)], "completion": ["yes"] * 500})
+    return whole[: len(whole) // 2]
+
+
+def long_line() -> bytes:
+    """100 MB without a line end, packed into 100 KB."""
+    return gzip.compress(b'{"prompt": "' + b"x" * 100_000_000, 1)
+
+
 def one_bad_line(rows: int = 10_000, bad: int = 5_001) -> bytes:
     lines = [json.dumps({"prompt": f"question {n}", "completion": f"answer {n}"}) for n in range(1, rows + 1)]
     lines[bad - 1] = '{"prompt": "question", "completion": '
@@ -93,6 +104,20 @@ BAD_FILES: dict[str, tuple[str, bytes, str, list[str]]] = {
     "packed web page": ("rows.jsonl.gz", gzip.compress(b"<html><body>404</body></html>"), "file", ["web page"]),
     "damaged Parquet": ("rows.parquet", b"PAR1" + b"x" * 100, "file", ["damaged Parquet file"]),
     "damaged Arrow": ("rows.arrow", b"ARROW1\0\0" + b"x" * 100, "file", ["damaged Arrow file"]),
+    "a cut Parquet": ("rows.parquet", cut_parquet(), "file", ["damaged Parquet file", "Copy or write it again"]),
+    "a line of 100 MB": (
+        "rows.jsonl.gz",
+        long_line(),
+        "file",
+        ["no usable row", "Line 1: it is longer than 8,388,608 bytes"],
+    ),
+    "a picture": ("rows.jsonl", b"\x89PNG\r\n\x1a\n" + b"x" * 100, "file", ["a picture", "file with the rows"]),
+    "a quote that is never closed": (
+        "rows.csv",
+        b'prompt,completion\na,b\n"c' + b",d\ne,f" * 10_000,
+        "file",
+        ["Line 3", "quote", "not closed"],
+    ),
     "a bomb of Parquet": ("rows.parquet", parquet_bomb(), "file", ["Line 1", "longer than 8,388,608 bytes"]),
     "a padded Parquet": ("rows.parquet", padded_parquet(), "file", ["row group 1", "which no data does"]),
     "Excel's old format": ("rows.csv", b"\xd0\xcf\x11\xe0" + b"x" * 600, "file", ["old Excel", "CSV UTF-8"]),

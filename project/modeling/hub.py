@@ -86,7 +86,7 @@ def _token() -> str | bool:
 @contextmanager
 def explained(kind: str, name: str, revision: str, *, path: str) -> Iterator[None]:
     """Turn what the Hub's client raises into what a person can do."""
-    import httpx
+    import httpx2  # what huggingface_hub calls with; its errors are not those of httpx
     from huggingface_hub import errors
 
     what = "data set" if kind == "dataset" else kind
@@ -104,7 +104,7 @@ def explained(kind: str, name: str, revision: str, *, path: str) -> Iterator[Non
             f"There is no {what} {name} on the Hub, or it is private.",
             f"Check the name; for a private {what} set HUGGINGFACE_TOKEN for the workers.",
         ) from error
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, httpx.TransportError) as error:
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, httpx2.TransportError) as error:
         raise _problem(
             f"The Hub can't be reached from this host ({type(error).__name__}).", f"Without a network, {path}"
         ) from error
