@@ -6,12 +6,12 @@ from typing import Any
 
 from training.engine.methods_registry import TARGETS, Method, MethodSettings, in_order, served
 
-WORDS = {"adapter": "as it is", "merged": "merged into its base", "no": "not"}
+WORDS = {"model": "whole model", "adapter": "adapter", "merged": "merged", "no": "no"}
 
 
 @dataclass(frozen=True)
 class Answering:
-    """How a result gets to one target: `way` is adapter, merged or no."""
+    """How a result gets to one target: `way` is model (a whole one), adapter, merged or no."""
 
     target: str
     way: str
@@ -38,13 +38,17 @@ class Line:
     def refuses(self) -> dict[str, str]:
         return dict(self.settings.refuses)
 
+    @property
+    def summary(self) -> str:
+        return " ".join((self.method.Settings.__doc__ or "").split())
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "method": self.method.name,
             "label": self.label,
             "prominent": self.method.prominent,
             "settings": self.settings.model_dump(mode="json"),
-            "summary": " ".join((self.method.Settings.__doc__ or "").split()),
+            "summary": self.summary,
             "merges": self.settings.merges,
             "refuses": self.refuses,
             "targets": {one.target: {"way": one.way, "remark": one.remark} for one in self.answering},

@@ -65,7 +65,8 @@ class RegisterCheckpoint(StrictSerializer):
 
 
 class MethodSerializer(serializers.Serializer[Any]):
-    """A method, with settings that have a name of their own. `targets`: {target: {way: adapter|merged|no, remark}}."""
+    """A method, with settings that have a name of their own. `targets`: {target: {way, remark}};
+    `way` is model (a whole one), adapter, merged or no."""
 
     method = serializers.CharField(help_text="what `method.type` of a job file is")
     label = serializers.CharField()  # type: ignore[assignment]  # a serializer has a label too

@@ -37,6 +37,7 @@ class MethodSettings(BaseModel):
 
     type: str
 
+    is_adapter: ClassVar[bool] = True  # or is the result a whole model?
     merges: ClassVar[bool] = True  # into a whole model that needs no adapter
     rate: ClassVar[float] = 1.0  # the usual learning rate, as a multiple of LoRA's
     refuses: ClassVar[Mapping[str, str]] = {}  # a recipe's switch that must be off -> why
@@ -130,11 +131,13 @@ def any_method() -> Any:
     return Annotated[Union[tuple(method.Settings for method in in_order())], Field(discriminator="type")]  # noqa: UP007
 
 
-Where = Literal["adapter", "merged", "no"]
+Where = Literal["model", "adapter", "merged", "no"]
 
 
 def served(settings: MethodSettings, target: str) -> tuple[Where, str]:
-    """How the result of a method gets to a target, with a remark: as an adapter, merged, or not at all."""
+    """How the result of a method gets to a target, with a remark: a whole model, an adapter, merged, or not at all."""
+    if not settings.is_adapter:
+        return "model", ""
     remarks = settings.adapter_targets
     if target in remarks:
         return "adapter", remarks[target]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from training.engine.methods_registry import TARGETS, MethodSettings, Number
+from training.engine.methods_registry import MethodSettings, Number
 
 name = "full"
 label = "Full: every weight, much memory"
@@ -15,6 +15,8 @@ variants: dict[str, dict[str, Any]] = {"Full": {}}
 class Full(MethodSettings):
     """Train every weight. Best with much data; needs about 16 bytes of memory per parameter in float32."""
 
+    is_adapter: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
     rate: ClassVar[float] = 0.1
 
     type: Literal["full"] = "full"
@@ -22,10 +24,6 @@ class Full(MethodSettings):
     @property
     def needs_float32(self) -> bool:
         return True
-
-    @property
-    def adapter_targets(self) -> dict[str, str]:
-        return dict.fromkeys(TARGETS, "a whole model")
 
     def build(self, base: Path, *, device: str, number: Number, total_steps: int) -> Any:
         from project.modeling.loading import load_base

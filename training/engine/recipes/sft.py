@@ -165,7 +165,7 @@ def disk_bytes(params: SftParams, inputs: dict[str, int]) -> int:
     in float32 and two moments of them; the result comes on top. An adapter is small beside its base.
     """
     weights = 2 * inputs.get("base", 0)  # bases are stored in 16 bits
-    trained = weights if isinstance(params.method, Full) else weights // 20
+    trained = weights // 20 if params.method.is_adapter else weights
     return trained * 3 * (params.keep_checkpoints + 2) + trained * (2 if params.save_best_model else 1)
 
 
@@ -220,7 +220,7 @@ def run(params: SftParams, ctx: RunContext) -> None:
 
     ctx.progress(trainer.state.global_step, plan.total_steps, phase="save")
     trainer.save_result(ctx.artifact)
-    if isinstance(method, Full):
+    if not method.is_adapter:
         tokenizer.save_pretrained(str(ctx.artifact))
     facts = {"method": method.model_dump(), "precision": number, "rows": len(train), "packs": len(groups)}
     ctx.done(

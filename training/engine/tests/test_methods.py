@@ -1,5 +1,6 @@
 """Every method keeps the same contract: it learns, is kept, comes back bit by bit, answers, and merges if it says."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from project.modeling.generate import generate_batch
 from project.modeling.loading import load_adapter, load_base, load_tokenizer
 from project.modeling.render import Rendered, render_row
 from project.modeling.tiny import make_tiny_model
+from registry.serving.engine.model import check_adapter
 from training.engine.components.forward import Forward
 from training.engine.components.rows import IGNORED, RenderedRows, collate, group
 from training.engine.components.saving import load_weights, save_weights
@@ -39,7 +41,7 @@ def cases() -> Iterator[Any]:
 
 def loaded(chosen: MethodSettings, base: Path, folder: Path) -> Any:
     """What somebody gets who was given the result, and for quantised training the same quantised base."""
-    if chosen.type == "full":
+    if not chosen.is_adapter:
         return load_base(folder)
     return load_adapter(load_base(base, bits=chosen.quantised_bits), folder, "default")
 
@@ -75,7 +77,9 @@ def test_a_method_learns_is_kept_answers_and_merges(run, base: Path, data: Path,
         together = [answer.ids for answer in generate_batch(kept, tokenizer, prompts, max_new_tokens=8)]
         assert together == [greedily(kept, tokenizer, ids, 8) for ids in prompts]
 
-    if chosen.type != "full" and chosen.quantised_bits is None:
+    if chosen.is_adapter:
+        assert check_adapter(ran.artifact), "the serving engine takes it"
+    if chosen.is_adapter and chosen.quantised_bits is None:
         if not chosen.merges:
             assert not hasattr(kept.base_model, "merge_and_unload")
             return
@@ -83,6 +87,18 @@ def test_a_method_learns_is_kept_answers_and_merges(run, base: Path, data: Path,
         merged = kept.merge_and_unload()
         for ids, wanted in zip(prompts, expected, strict=True):
             assert (logits(merged, ids) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("method", ["ia3", "prefix", "prompt", "p-tuning"])
+def test_what_is_evaluated_is_what_was_trained(run, data: Path, method: str) -> None:
+    """The evaluation loads the adapter anew, and finds the loss that training found in the end."""
+    rate = 2e-3 * METHODS.get(method).Settings.rate
+    ran = run("sft", {**QUICK, "method": {"type": method}, "learning_rate": min(rate, 0.2)}, validation=data)
+    asked = {"metrics": ["perplexity", "exact_match"], "max_new_tokens": 8, "precision": "fp32"}
+    scores = run("evaluate", asked, adapter=ran.artifact).result["scores"]
+    assert math.log(scores["perplexity"]["value"]) == pytest.approx(ran.result["eval_loss"], rel=1e-4)
+    plain = run("evaluate", asked).result["scores"]
+    assert plain["perplexity"]["value"] > scores["perplexity"]["value"] * 1.2
 
 
 def greedily(model: Any, tokenizer: Any, ids: list[int], count: int) -> list[int]:
@@ -227,8 +243,8 @@ def test_every_method_says_where_it_can_answer() -> None:
         for values in method.variants.values():
             chosen = settings(method.name, **values)
             ways = {target: served(chosen, target)[0] for target in TARGETS}
-            assert ways["local"] == "adapter"
-            assert (ways["vllm"] == "no") == (not chosen.merges)
+            assert ways["local"] == ("adapter" if chosen.is_adapter else "model")
+            assert (ways["vllm"] == "no") == (chosen.is_adapter and not chosen.merges)
             assert {served(chosen, target)[1] != "" for target, way in ways.items() if way == "no"} <= {True}
     assert served(settings("prompt"), "vllm")[0] == "no"
     assert served(settings("lora"), "vllm")[0] == "adapter"
