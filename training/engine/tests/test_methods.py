@@ -89,6 +89,18 @@ def test_a_method_learns_is_kept_answers_and_merges(run, base: Path, data: Path,
             assert (logits(merged, ids) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
+def test_a_prefix_begins_as_what_the_model_makes_of_words(
+    base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers as if those words stood before the row; so a pretrained model is hardly disturbed."""
+    words = [30, 31, 32, 33, 34]
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor([words]))
+    model = settings("prefix", num_virtual_tokens=5).build(base, device="cpu", number="float32", total_steps=1).eval()
+    ids = render_row(load_tokenizer(base), next(iter(read_rows(data)))).ids
+    expected = logits(load_base(base), words + ids)[len(words) :]
+    torch.testing.assert_close(logits(model, ids), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("method", ["ia3", "prefix", "prompt", "p-tuning"])
 def test_what_is_evaluated_is_what_was_trained(run, data: Path, method: str) -> None:
     """The evaluation loads the adapter anew, and finds the loss that training found in the end."""
