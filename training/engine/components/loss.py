@@ -65,3 +65,58 @@ class _SummedNll(torch.autograd.Function):  # type: ignore[misc]  # torch is unt
             None,
             None,
         )
+
+
+def token_nll(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, chunk: int = CHUNK
+) -> torch.Tensor:
+    """The negative log-likelihood of each target [n], as `summed_nll`; for losses that weigh rows against each other.
+
+    The logits are computed again on the way back, because only then is known what each token counts for.
+    """
+    bias = None if bias is None else bias.to(hidden.dtype)
+    if not torch.is_grad_enabled():
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+    return _TokenNll.apply(hidden, weight.to(hidden.dtype), bias, targets, chunk)
+
+
+class _TokenNll(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
+    @staticmethod
+    def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, targets: Any, chunk: int) -> Any:
+        found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        totals = torch.empty_like(found)
+        for start in range(0, len(targets), chunk):
+            end = start + chunk
+            logits = linear(hidden[start:end], weight, bias).float()
+            totals[start:end] = logits.logsumexp(-1)
+            found[start:end] = totals[start:end] - logits.gather(1, targets[start:end, None])[:, 0]
+        ctx.save_for_backward(hidden, weight, bias, targets, totals)
+        ctx.chunk = chunk
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, slope: Any) -> tuple[Any, ...]:
+        hidden, weight, bias, targets, totals = ctx.saved_tensors
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
+        for start in range(0, len(targets), ctx.chunk):
+            end = start + ctx.chunk
+            part = hidden[start:end]
+            steep = linear(part, weight, bias).float().sub_(totals[start:end, None]).exp_()
+            steep.scatter_add_(1, targets[start:end, None], torch.full_like(totals[start:end, None], -1.0))
+            steep *= slope[start:end, None]
+            if grad_bias is not None:
+                grad_bias += steep.sum(0)
+            if grad_weight is not None:
+                grad_weight.addmm_(steep.t(), part.float())
+            if grad_hidden is not None:
+                grad_hidden[start:end] = steep.to(hidden.dtype) @ weight
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
+            None,
+        )

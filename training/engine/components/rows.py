@@ -1,8 +1,13 @@
-"""Rows of a data set as token ids and labels, in the groups that a training step takes."""
+"""Rows of a data set as token ids and labels, in the groups that a training step takes.
+
+What is learned from one row of a data set is a lesson: one rendered row, or several that are compared with each other.
+"""
 
 import hashlib
+import itertools
 import random
 from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
@@ -11,6 +16,7 @@ from project.contracts.rows import ROW, ChatRow, CompletionRow, DatasetDigest
 from project.contracts.runs import RunContext, UserError
 from project.modeling.render import Rendered, TemplateError, render_rows
 from training.engine.components.packing import pack
+from training.engine.components.readings import ANSWERS, Reading
 from training.engine.splits import held_back
 
 if TYPE_CHECKING:
@@ -24,14 +30,16 @@ class RenderedRows(Sequence[Rendered]):
     """Rendered rows laid end to end: 5 bytes a token, where lists of numbers take about 50.
 
     `ids` are all their tokens (int32), `mask` what is learned of these (bytes of 0 and 1), `ends[i]` where row i begins
-    and `ends[i + 1]` where it ends; `dropped` as of each row.
+    and `ends[i + 1]` where it ends; `dropped` as of each row. Always `width` rows are one lesson; `tags` are small
+    numbers, one for each lesson or none.
     """
 
-    __slots__ = ("dropped", "ends", "ids", "mask")
+    __slots__ = ("dropped", "ends", "ids", "mask", "tags", "width")
 
-    def __init__(self, rows: Iterable[Rendered] = ()) -> None:
+    def __init__(self, rows: Iterable[Rendered] = (), *, width: int = 1) -> None:
         self.ids, self.mask = array("i"), bytearray()
         self.ends, self.dropped = array("q", [0]), array("q")
+        self.width, self.tags = width, array("b")
         for row in rows:
             self.append(row)
 
@@ -64,8 +72,12 @@ class RenderedRows(Sequence[Rendered]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def lessons(self) -> int:
+        return len(self) // self.width
+
     def taken(self, indices: Iterable[int]) -> "RenderedRows":
-        """These rows, in this order."""
+        """These rows, in this order, as lessons of one row."""
         some = RenderedRows()
         for i in indices:
             start, end = self.ends[i], self.ends[i + 1]
@@ -73,6 +85,14 @@ class RenderedRows(Sequence[Rendered]):
             some.mask += self.mask[start:end]
             some.ends.append(len(some.ids))
             some.dropped.append(self.dropped[i])
+        return some
+
+    def lessons_taken(self, lessons: Sequence[int]) -> "RenderedRows":
+        """These lessons, in this order."""
+        width = self.width
+        some = self.taken(row for lesson in lessons for row in range(lesson * width, (lesson + 1) * width))
+        some.width = width
+        some.tags.extend([self.tags[lesson] for lesson in lessons] if self.tags else ())
         return some
 
     @property
@@ -86,7 +106,7 @@ class TokenRows:
     """Rendered rows that teach something, and what happened to the others. Lengths are in tokens."""
 
     rows: RenderedRows = field(default_factory=RenderedRows)
-    numbers: "array[int]" = field(default_factory=lambda: array("q"))  # of `rows`, from 1 in the data set
+    numbers: "array[int]" = field(default_factory=lambda: array("q"))  # of the lessons, from 1 in the data set
     read: int = 0
     truncated: int = 0
     dropped_tokens: int = 0
@@ -102,25 +122,41 @@ class TokenRows:
         return self.rows.mask.count(1)
 
 
-def tokenise(rows: Iterable[str], tokenizer: "PreTrainedTokenizerBase", max_length: int, ctx: RunContext) -> TokenRows:
-    """Render every row (canonical JSON). Those longer than `max_length` are cut, those without a learned token left
-    out; both counted.
+def tokenise(
+    rows: Iterable[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    ctx: RunContext,
+    reading: Reading = ANSWERS,
+) -> TokenRows:
+    """Render every row (canonical JSON) as the lesson that `reading` makes of it. Rendered rows longer than
+    `max_length` are cut, lessons in which one has no learned token left out; both counted.
 
     Raises UserError for a row of another kind or one that the chat template refuses, with its number (from 1).
     """
-    found = TokenRows()
+    found = TokenRows(rows=RenderedRows(width=reading.width))
     digest = DatasetDigest()
-    for number, rendered in enumerate(render_rows(tokenizer, _readable(rows, digest), max_length=max_length), start=1):
+    tags: deque[int] = deque()
+    rendered = render_rows(tokenizer, _readable(rows, reading, digest, tags), max_length=max_length)
+    for number in itertools.count(1):
+        lesson = list(itertools.islice(rendered, reading.width))
+        if not lesson:
+            break
         if number % 256 == 1:
             ctx.check_stop()
             ctx.progress(number - 1, 0, unit="row", phase="tokenise")
-        if isinstance(rendered, TemplateError):
-            raise UserError(f"Row {number}: {rendered}", hint=rendered.hint, field=rendered.field) from rendered
+        whole = [one for one in lesson if isinstance(one, Rendered)]
+        if error := next((one for one in lesson if isinstance(one, TemplateError)), None):
+            raise UserError(f"Row {number}: {error}", hint=error.hint, field=error.field) from error
         found.read = number
-        found.truncated += rendered.dropped > 0
-        found.dropped_tokens += rendered.dropped
-        if teaches(rendered):
-            found.rows.append(rendered)
+        found.truncated += any(one.dropped for one in whole)
+        found.dropped_tokens += sum(one.dropped for one in whole)
+        tag = tags.popleft()
+        if all(map(teaches, whole)):
+            for one in whole:
+                found.rows.append(one)
+            if reading.tag is not None:
+                found.rows.tags.append(tag)
             found.numbers.append(number)
         else:
             found.unlearnable += 1
@@ -128,16 +164,19 @@ def tokenise(rows: Iterable[str], tokenizer: "PreTrainedTokenizerBase", max_leng
     return found
 
 
-def _readable(rows: Iterable[str], digest: DatasetDigest) -> Iterator[ChatRow | CompletionRow]:
-    """The rows, which are added to `digest`. Raises UserError for one that has no turns."""
+def _readable(
+    rows: Iterable[str], reading: Reading, digest: DatasetDigest, tags: "deque[int]"
+) -> Iterator[ChatRow | CompletionRow]:
+    """The conversations of the rows, which are added to `digest`. Raises UserError for a row of another kind."""
     for number, text in enumerate(rows, start=1):
         row = ROW.validate_json(text)
-        if not isinstance(row, ChatRow | CompletionRow):
+        if row.kind not in reading.kinds:
             raise UserError(
-                f"Row {number} is a {row.kind} row; this recipe learns from chat and completion rows.", field="data"
+                f"Row {number} is a {row.kind} row; this recipe learns from {reading.words} rows.", field="data"
             )
         digest.add(hashlib.sha256(text.encode()).hexdigest())
-        yield row
+        tags.append(reading.tag(row) if reading.tag else 0)
+        yield from reading.conversations(row)
 
 
 def teaches(row: Rendered) -> bool:
@@ -152,33 +191,40 @@ def split(data: TokenRows, share: float, seed: int) -> tuple[RenderedRows, Rende
         return data.rows, RenderedRows()
     kept = [i for i, number in enumerate(data.numbers) if number not in held]
     back = [i for i, number in enumerate(data.numbers) if number in held]
-    return data.rows.taken(kept), data.rows.taken(back)
+    return data.rows.lessons_taken(kept), data.rows.lessons_taken(back)
 
 
-class Groups(Sequence[dict[str, list[int]]]):
-    """What a data loader draws from: rows, or packs of them. Made when they are asked for.
+class Groups(Sequence[dict[str, list[Any]]]):
+    """What a data loader draws from: lessons, or packs of them. Made when they are asked for.
 
     Each has `input_ids` and `labels` (IGNORED where nothing is learned) of its rows laid end to end, and their
-    `lengths`.
+    `lengths`. More is known where somebody has said it: `tags` of its lessons, and `reference`, a number for each row.
     """
 
     def __init__(self, rows: RenderedRows, groups: Sequence[Sequence[int]]) -> None:
-        self._rows, self._groups = rows, groups
+        self.rows, self._groups = rows, groups
+        self.reference: array[float] | None = None  # of each row: see `objectives`
 
     def __len__(self) -> int:
         return len(self._groups)
 
     @overload
-    def __getitem__(self, index: int) -> dict[str, list[int]]: ...
+    def __getitem__(self, index: int) -> dict[str, list[Any]]: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[dict[str, list[int]]]: ...
+    def __getitem__(self, index: slice) -> list[dict[str, list[Any]]]: ...
 
-    def __getitem__(self, index: int | slice) -> dict[str, list[int]] | list[dict[str, list[int]]]:
+    def __getitem__(self, index: int | slice) -> dict[str, list[Any]] | list[dict[str, list[Any]]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        rows = [self._rows[i] for i in self._groups[index]]
-        return {
+        chosen = self._groups[index]
+        rows = [self.rows[i] for i in chosen]
+        more: dict[str, list[Any]] = {}
+        if self.rows.tags:
+            more["tags"] = [self.rows.tags[i // self.rows.width] for i in chosen[:: self.rows.width]]
+        if self.reference is not None:
+            more["reference"] = [self.reference[i] for i in chosen]
+        return more | {
             "input_ids": [token for row in rows for token in row.ids],
             "labels": [
                 token if learned and i else IGNORED
@@ -190,9 +236,10 @@ class Groups(Sequence[dict[str, list[int]]]):
 
 
 def group(rows: RenderedRows, *, capacity: int | None, seed: int) -> Groups:
-    """Single rows, or packs of at most `capacity` tokens, mixed by the seed."""
+    """Single lessons, or packs of at most `capacity` tokens (of lessons of one row), mixed by the seed."""
     if capacity is None:
-        return Groups(rows, [(i,) for i in range(len(rows))])
+        width = rows.width
+        return Groups(rows, [range(i * width, (i + 1) * width) for i in range(rows.lessons)])
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     lengths = rows.lengths
@@ -200,18 +247,21 @@ def group(rows: RenderedRows, *, capacity: int | None, seed: int) -> Groups:
     return Groups(rows, [[order[i] for i in one] for one in packs])
 
 
-def collate(groups: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+def collate(groups: Sequence[dict[str, list[Any]]]) -> dict[str, Any]:
     """One flattened batch without padding: rows laid end to end, positions counted from 0 in each.
 
     `input_ids`, `position_ids` and `labels` are [1, tokens]; `predict` [n] are the positions whose next token is
-    learned, `targets` [n] those tokens; `row_lengths` is a list.
+    learned, `targets` [n] those tokens; `row_lengths` is a list. `tags` [lessons] and `reference` [rows] are there if
+    the groups have them.
     """
     import torch
 
     lengths = [length for one in groups for length in one["lengths"]]
     labels = torch.tensor([label for one in groups for label in one["labels"]])
     learned = (labels != IGNORED).nonzero()[:, 0]
+    more = {name for name in ("tags", "reference") if groups and name in groups[0]}
     return {
+        **{name: torch.tensor([value for one in groups for value in one[name]]) for name in more},
         "input_ids": torch.tensor([[token for one in groups for token in one["input_ids"]]]),
         "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
         "labels": labels[None],

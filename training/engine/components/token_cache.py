@@ -20,7 +20,9 @@ from project.contracts import rows as contract
 from project.contracts.runs import RunContext
 from project.modeling import render
 from project.modeling.data import content_digest, iter_texts
+from training.engine.components import readings
 from training.engine.components import rows as components
+from training.engine.components.readings import ANSWERS, Reading
 from training.engine.components.rows import RenderedRows, TokenRows, tokenise
 
 if TYPE_CHECKING:
@@ -30,14 +32,20 @@ MOST_BYTES = 4 * 2**30
 _COUNTS = ("read", "truncated", "dropped_tokens", "unlearnable")
 
 
-def token_rows(data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int, ctx: RunContext) -> TokenRows:
+def token_rows(
+    data: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    ctx: RunContext,
+    reading: Reading = ANSWERS,
+) -> TokenRows:
     """`tokenise` for the rows of `data`, or what it gave for the same rows before. Raises as it does."""
-    entry = _entry(data, tokenizer, max_length, ctx)
+    entry = _entry(data, tokenizer, max_length, ctx, reading)
     found = _load(entry) if entry else None
     if found is not None:
         ctx.log(f"{found.read} rows were tokenised for an earlier run; that is used again.")
         return found
-    found = tokenise(iter_texts(data), tokenizer, max_length, ctx)
+    found = tokenise(iter_texts(data), tokenizer, max_length, ctx, reading)
     if entry:
         with suppress(OSError, MemoryError):  # then the next run renders again
             entry.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +54,9 @@ def token_rows(data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int
     return found
 
 
-def _entry(data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int, ctx: RunContext) -> Path | None:
+def _entry(
+    data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int, ctx: RunContext, reading: Reading
+) -> Path | None:
     """Where these rows are or would be; None where nothing is kept or the tokenizer can't be told from another."""
     digest = content_digest(data)
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -63,8 +73,9 @@ def _entry(data: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int, ct
         "template": tokenizer.chat_template,
         "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
         "max_length": max_length,
+        "reading": reading.name,
         "libraries": [transformers.__version__, tokenizers.__version__, version("jinja2")],
-        "code": [_source(module) for module in (render, chat, contract, components, sys.modules[__name__])],
+        "code": [_source(module) for module in (render, chat, contract, components, readings, sys.modules[__name__])],
     }
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Path(ctx.spec.cache) / "tokens" / f"{name}.npz"
@@ -87,6 +98,8 @@ def _store(entry: Path, found: TokenRows) -> None:
                 ends=np.frombuffer(found.rows.ends, dtype=np.int64),
                 dropped=np.frombuffer(found.rows.dropped, dtype=np.int64),
                 numbers=np.frombuffer(found.numbers, dtype=np.int64),
+                tags=np.frombuffer(found.rows.tags, dtype=np.int8),
+                width=np.array([found.rows.width]),
                 counts=np.array([getattr(found, name) for name in _COUNTS], dtype=np.int64),
                 digest=np.frombuffer(bytes.fromhex(found.digest), dtype=np.uint8),
             )
@@ -110,10 +123,11 @@ def _load(entry: Path) -> TokenRows | None:
         return None
     with suppress(OSError):  # somebody else's file
         os.utime(entry)
-    rows, numbers = RenderedRows(), array("q")
+    rows, numbers = RenderedRows(width=int(found["width"][0])), array("q")
     rows.mask += found["mask"].tobytes()
     rows.ends.pop()
-    for name, column in (("ids", rows.ids), ("ends", rows.ends), ("dropped", rows.dropped), ("numbers", numbers)):
+    columns = {name: getattr(rows, name) for name in ("ids", "ends", "dropped", "tags")} | {"numbers": numbers}
+    for name, column in columns.items():
         column.frombytes(found[name].tobytes())
     counts = dict(zip(_COUNTS, found["counts"].tolist(), strict=True))
     return TokenRows(rows=rows, numbers=numbers, digest=found["digest"].tobytes().hex(), **counts)
