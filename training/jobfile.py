@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from project.kernel.errors import Invalid
 from training.complaints import Complaints, complaints
+from training.engine import settings
 from training.engine.methods.lora import Lora
 from training.engine.methods_registry import METHODS, MethodSettings, any_method
-from training.engine.recipes import sft
 from training.engine.recipes.sft import SftParams
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ class Hyperparameters(_Section):
 
 
 class EarlyStopping(_Section):
-    enabled: bool = like("enabled", sft.EarlyStopping)
-    patience: int = like("patience", sft.EarlyStopping)
-    metric: Literal["eval_loss"] = like("metric", sft.EarlyStopping)
+    enabled: bool = like("enabled", settings.EarlyStopping)
+    patience: int = like("patience", settings.EarlyStopping)
+    metric: Literal["eval_loss"] = like("metric", settings.EarlyStopping)
 
 
 class Optimization(_Section):
@@ -253,19 +253,19 @@ def method_settings(section: Any) -> type[MethodSettings]:
     return METHODS.get(chosen).Settings if isinstance(chosen, str) and chosen in METHODS.names() else Lora
 
 
-def settle(config: JobFile, defaults: Defaults, *, context: int) -> JobFile:
+def settle(config: JobFile, defaults: Defaults, *, context: int, rate: float = 1.0) -> JobFile:
     """`config` with a number for everything that was left out. `context` is the base model's, in tokens; 0: unknown.
 
     LoRA learns at the installation's learning rate, other methods at their multiple of it: training all weights takes
-    a tenth, or they break down; learned prompts take far more.
+    a tenth, or they break down; learned prompts take far more. `rate` is the recipe's multiple of that.
     """
     numbers, method = config.hyperparameters, config.method
-    rate = min(defaults.learning_rate * method.rate, FASTEST)
+    usual = min(defaults.learning_rate * method.rate * rate, FASTEST)
     longest = SftParams.model_fields["max_seq_length"].default
     room = max(context - method.virtual_tokens, 0) or longest
     numbers = numbers.model_copy(
         update={
-            "learning_rate": _or(numbers.learning_rate, rate),
+            "learning_rate": _or(numbers.learning_rate, usual),
             "batch_size": _or(numbers.batch_size, defaults.batch_size),
             "epochs": _or(numbers.epochs, defaults.epochs),
             "max_seq_length": _or(numbers.max_seq_length, min(longest, room)),

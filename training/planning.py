@@ -77,7 +77,7 @@ def plan(config: JobFile, *, by: Actor) -> Plan:
     found.wrong |= contradictions(config)
 
     context = int(base.facts.get("context") or 0) if base else 0
-    settled = settle(config, defaults(), context=context)
+    settled = settle(config, defaults(), context=context, rate=getattr(recipe, "rate", 1.0))
     found.look("model.name", lambda: check_name(settled.model.name or "", field="name"))
     if config.deployment.auto_deploy:
         access.require(by, "deployment.create", by.workspace)

@@ -247,6 +247,13 @@ def _joined(
         yield one.cut(max_length)
 
 
+def text_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Ids of whole texts as models are pretrained on them: with what the tokenizer puts around a text, and its end."""
+    ends = _end_token(tokenizer)
+    found = (list(ids) for ids in tokenizer(list(texts)).input_ids) if texts else ()
+    return [ids if ids[-1:] == ends else ids + ends for ids in found]
+
+
 def question(tokenizer: "PreTrainedTokenizerBase", row: ChatRow | CompletionRow) -> Question | None:
     """What to ask and what to expect: the row's last assistant turn and everything before it. None if there is none."""
     if isinstance(row, CompletionRow) and not tokenizer.chat_template:

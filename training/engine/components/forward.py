@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from project.modeling.prompts import is_prefix, virtual_tokens
 from training.engine.components import attention, prompts
-from training.engine.components.loss import summed_nll
+from training.engine.components.loss import summed_nll, token_nll
 from training.engine.components.rows import row_slices
 
 PROBE = 32  # tokens of each row that the roads are compared on
@@ -38,7 +38,7 @@ class Forward:
     def choose(cls, model: Any, rows: Sequence[list[int]], *, autocast: torch.dtype | None = None) -> "Forward":
         """The fastest road that agrees with the model on `rows` (at least one). Sets the model's attention for it."""
         probes = [list(row[:PROBE]) for row in rows[:2]]
-        native = _base(model).config._attn_implementation
+        native = base_of(model).config._attn_implementation
         roads = [
             cls(row_attention=ours, flattened=flattened, own_head=head, autocast=autocast, native=native)
             for ours, flattened in ((True, True), (False, True), (False, False))
@@ -55,21 +55,31 @@ class Forward:
 
     def prepare(self, model: Any) -> None:
         """Give the model the attention of this road."""
-        _base(model).set_attn_implementation(attention.NAME if self.row_attention else self.native)
+        base_of(model).set_attn_implementation(attention.NAME if self.row_attention else self.native)
 
     def summed_loss(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
         """Sum of the negative log-likelihoods of the batch's learned tokens (nats, float32)."""
         if not self.flattened and len(batch["row_lengths"]) > 1:
             return torch.stack([self.summed_loss(model, row) for row in row_slices(batch)]).sum()
+        return self._nll(model, batch, summed=True)
+
+    def token_nll(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+        """The negative log-likelihood of each of the batch's learned tokens [n] (nats, float32)."""
+        if not self.flattened and len(batch["row_lengths"]) > 1:
+            return torch.cat([self.token_nll(model, row) for row in row_slices(batch)])
+        return self._nll(model, batch, summed=False)
+
+    def _nll(self, model: Any, batch: dict[str, Any], *, summed: bool) -> torch.Tensor:
         with self._autocast(model):
             inputs, predict = self._inputs(model, batch)
             if not self.own_head:
                 logits = self._kept_logits(model, inputs, predict)
-                return cross_entropy(logits.float(), batch["targets"], reduction="sum")
-            hidden, head = self._hidden(model, inputs, predict), _base(model).get_output_embeddings()
+                return cross_entropy(logits.float(), batch["targets"], reduction="sum" if summed else "none")
+            hidden, head = self._hidden(model, inputs, predict), base_of(model).get_output_embeddings()
         if self.autocast is not None:
             hidden = hidden.to(self.autocast)
-        return summed_nll(hidden, head.weight, getattr(head, "bias", None), batch["targets"])
+        nll = summed_nll if summed else token_nll
+        return nll(hidden, head.weight, getattr(head, "bias", None), batch["targets"])
 
     def describe(self) -> str:
         rows = "flattened rows" if self.flattened else "one row at a time"
@@ -78,10 +88,10 @@ class Forward:
         return f"{rows}, attention {where}, {head}"
 
     def _hidden(self, model: Any, inputs: dict[str, Any], predict: torch.Tensor) -> torch.Tensor:
-        return _base(model).base_model(**inputs).last_hidden_state[0, predict]
+        return base_of(model).base_model(**inputs).last_hidden_state[0, predict]
 
     def _kept_logits(self, model: Any, inputs: dict[str, Any], predict: torch.Tensor) -> torch.Tensor:
-        return _base(model)(**inputs, logits_to_keep=predict).logits[0]
+        return base_of(model)(**inputs, logits_to_keep=predict).logits[0]
 
     def _plain_logits(self, model: Any, ids: list[int]) -> torch.Tensor:
         with self._autocast(model):
@@ -112,7 +122,7 @@ class Forward:
         except (NotImplementedError, TypeError, AttributeError, ValueError):
             return False  # the model has no such argument or part, so this is not its road
         wanted = torch.cat(expected)
-        coarse = model.dtype == torch.bfloat16 or getattr(_base(model), "is_loaded_in_8bit", False)
+        coarse = model.dtype == torch.bfloat16 or getattr(base_of(model), "is_loaded_in_8bit", False)
         limit = TOLERANCE[self.autocast or (torch.bfloat16 if coarse else torch.float32)]
         return bool((found - wanted).abs().mean() <= limit * wanted.std())
 
@@ -131,11 +141,11 @@ class Forward:
             laid = [self._inputs(model, part) for part in parts]
             if not self.own_head:
                 return torch.cat([self._kept_logits(model, *one) for one in laid]).float()
-            head = _base(model).get_output_embeddings()
+            head = base_of(model).get_output_embeddings()
             return torch.cat([head(self._hidden(model, *one)) for one in laid]).float()
 
 
-def _base(model: Any) -> Any:
+def base_of(model: Any) -> Any:
     """The causal language model itself. Adapters that PEFT put into its layers stay in it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 

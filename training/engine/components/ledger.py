@@ -1,6 +1,6 @@
 """What a run has counted so far. It travels in every checkpoint, so that a resumed run goes on counting."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -18,6 +18,8 @@ class Ledger:
     loss_sum: float = 0.0
     loss_steps: int = 0
     unlogged_loss: float = 0.0  # sum over the steps after `logged_step`
+    unlogged_figures: dict[str, float] = field(default_factory=dict)  # sums over `unlogged_items`
+    unlogged_items: int = 0
     logged_step: int = 0
     eval_loss: float | None = None
     best_loss: float | None = None

@@ -11,7 +11,10 @@ Conversations = tuple[ChatRow | CompletionRow, ...]
 
 @dataclass(frozen=True)
 class Reading:
-    """Rows of `kinds` (in `words`) become `width` conversations each. `tag` gives a small number that goes along."""
+    """Rows of `kinds` (in `words`) become `width` conversations each. `tag` gives a small number that goes along.
+
+    With `texts` rows are texts instead, learned from the first token to the last in pieces that follow each other.
+    """
 
     name: str
     kinds: frozenset[RowKind]
@@ -19,11 +22,16 @@ class Reading:
     conversations: Callable[[Row], Conversations]
     width: int = 1
     tag: Callable[[Row], int] | None = None
+    texts: bool = False
 
 
 def _answer(row: Row) -> Conversations:
     assert isinstance(row, ChatRow | CompletionRow)  # noqa: S101  # `kinds` says so
     return (row,)
+
+
+def _none(row: Row) -> Conversations:
+    return ()
 
 
 def _pair(row: Row) -> Conversations:
@@ -56,3 +64,4 @@ def _label(row: Row) -> int:
 ANSWERS = Reading("answers", frozenset({RowKind.CHAT, RowKind.COMPLETION}), "chat and completion", _answer)
 PAIRS = Reading("pairs", frozenset({RowKind.PREFERENCE}), "preference", _pair, width=2)
 JUDGED = Reading("judged", frozenset({RowKind.UNPAIRED}), "unpaired", _judged, tag=_label)
+TEXTS = Reading("texts", frozenset({RowKind.TEXT}), "text", _none, texts=True)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
-from project.contracts.rows import ROW, ChatRow, CompletionRow, DatasetDigest
+from project.contracts.rows import ROW, ChatRow, CompletionRow, DatasetDigest, Row, TextRow
 from project.contracts.runs import RunContext, UserError
-from project.modeling.render import Rendered, TemplateError, render_rows
+from project.modeling.render import Rendered, TemplateError, render_rows, text_ids
 from training.engine.components.packing import pack
 from training.engine.components.readings import ANSWERS, Reading
 from training.engine.splits import held_back
@@ -134,6 +134,8 @@ def tokenise(
 
     Raises UserError for a row of another kind or one that the chat template refuses, with its number (from 1).
     """
+    if reading.texts:
+        return tokenise_texts(rows, tokenizer, max_length, ctx, reading)
     found = TokenRows(rows=RenderedRows(width=reading.width))
     digest = DatasetDigest()
     tags: deque[int] = deque()
@@ -164,10 +166,43 @@ def tokenise(
     return found
 
 
+def tokenise_texts(
+    rows: Iterable[str], tokenizer: "PreTrainedTokenizerBase", max_length: int, ctx: RunContext, reading: Reading
+) -> TokenRows:
+    """Every text row (canonical JSON) in pieces of at most `max_length` tokens. All of it is learned; a piece begins
+    with the last token of the one before, from which its own first one is predicted. Raises UserError as `tokenise`."""
+    found, digest = TokenRows(), DatasetDigest()
+    for batch in _batched(_of_kinds(rows, reading, digest)):
+        ctx.check_stop()
+        ctx.progress(found.read, 0, unit="row", phase="tokenise")
+        for ids in text_ids(tokenizer, [row.text for row in batch if isinstance(row, TextRow)]):
+            found.read += 1
+            for start in range(0, max(len(ids) - 1, 0), max_length - 1):
+                piece = ids[start : start + max_length]
+                found.rows.append(Rendered(piece, [0] + [1] * (len(piece) - 1)))
+                found.numbers.append(found.read)
+            found.unlearnable += len(ids) < 2
+    found.digest = digest.hexdigest()
+    return found
+
+
+def _batched(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    while batch := list(itertools.islice(rows, 64)):
+        yield batch
+
+
 def _readable(
     rows: Iterable[str], reading: Reading, digest: DatasetDigest, tags: "deque[int]"
 ) -> Iterator[ChatRow | CompletionRow]:
-    """The conversations of the rows, which are added to `digest`. Raises UserError for a row of another kind."""
+    """The conversations of the rows, and their tags."""
+    for row in _of_kinds(rows, reading, digest):
+        tags.append(reading.tag(row) if reading.tag else 0)
+        yield from reading.conversations(row)
+
+
+def _of_kinds(rows: Iterable[str], reading: Reading, digest: DatasetDigest) -> Iterator[Row]:
+    """The rows, which are added to `digest`. Raises UserError for one of another kind."""
     for number, text in enumerate(rows, start=1):
         row = ROW.validate_json(text)
         if row.kind not in reading.kinds:
@@ -175,8 +210,7 @@ def _readable(
                 f"Row {number} is a {row.kind} row; this recipe learns from {reading.words} rows.", field="data"
             )
         digest.add(hashlib.sha256(text.encode()).hexdigest())
-        tags.append(reading.tag(row) if reading.tag else 0)
-        yield from reading.conversations(row)
+        yield row
 
 
 def teaches(row: Rendered) -> bool:

@@ -18,6 +18,7 @@ from project.contracts.runs import RunContext, StopRequested, UserError
 from project.modeling import checkpoints
 from training.engine.components.forward import Forward
 from training.engine.components.ledger import Ledger
+from training.engine.components.objectives import Objective
 from training.engine.components.rows import Groups, collate
 from training.engine.components.saving import all_finite, link_tree, load_weights, save_state, save_weights
 from training.engine.methods_registry import MethodSettings
@@ -43,7 +44,7 @@ class Plan:
         return step == self.total_steps or step % (every or self.steps_per_epoch) == 0
 
 
-class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
+class RecipeTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
     """Trains on groups of rows (`rows.group`), says what happens through `ctx`, and can be stopped and resumed exactly.
 
     `train` returns after the last step, after an early stop, or after the step in which a stop was requested, with a
@@ -59,12 +60,15 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         train: Groups,
         validation: Groups,
         forward: Forward,
+        objective: Objective,
         method: MethodSettings,
         plan: Plan,
         ctx: RunContext,
     ) -> None:
         self.plan, self.ledger = plan, Ledger()
-        self._forward, self.method, self._ctx = forward, method, ctx
+        self._forward, self._objective, self.method, self._ctx = forward, objective, method, ctx
+        self._figures: dict[str, torch.Tensor] = {}  # sums of the next line of metrics, over so many items
+        self._items = 0
         self._validation = validation
         self._tokens, self._since = 0, time.monotonic()  # of the next line of metrics
         self._last_metrics: dict[str, float] = {}
@@ -164,13 +168,18 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         self.ledger.tokens += tokens
         self.ledger.learned += learned
         self._tokens += tokens
-        loss = self._forward.summed_loss(model, inputs) / max(num_items_in_batch or learned, 1)
+        summed, figures = self._objective.loss(self._forward, model, inputs)
+        items = self._objective.items(inputs)
+        self._items += items
+        for name, value in figures.items():
+            self._figures[name] = self._figures[name] + value if name in self._figures else value
+        loss = summed / max(num_items_in_batch or items, 1)
         if (penalty := self.method.penalty(self.model)) is not None:  # felt, not reported: the loss is that of the rows
-            loss = loss + (penalty - penalty.detach()) * (learned / max(num_items_in_batch or learned, 1))
+            loss = loss + (penalty - penalty.detach()) * (items / max(num_items_in_batch or items, 1))
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> int:
-        return sum(len(batch["targets"]) for batch in batch_samples)
+        return sum(self._objective.items(batch) for batch in batch_samples)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Report one line of training metrics. The loss is the mean since the last line."""
@@ -187,16 +196,22 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         ledger.logged_step = step
         self._last_metrics = {
             **{name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs},
+            **self._told({name: float(value) for name, value in self._figures.items()}, self._items),
             "epoch": self.epoch,
             "tokens_per_second": self._tokens / max(seconds, 1e-9),
         }
         self._ctx.metrics(step, **self._last_metrics)
+        self._figures, self._items = {}, 0
         self.start_clock()
 
+    def _told(self, sums: dict[str, float], items: int) -> dict[str, float]:
+        return self._objective.told({name: value / items for name, value in sums.items()}) if sums and items else {}
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Mean loss per learned token of the validation rows. A stop request leaves it for the resumed run."""
+        """Mean loss and figures per item of the validation rows. A stop request leaves it for the resumed run."""
         step, size = self.state.global_step, self.args.per_device_train_batch_size
-        total, learned = 0.0, 0
+        total, items = 0.0, 0
+        sums: dict[str, float] = {}
         self._ctx.progress(step, self.plan.total_steps, phase="validate", epoch=self.epoch)
         self.control.should_evaluate = False
         self.model.eval()
@@ -207,23 +222,27 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
                     self.stop()
                     return {}
                 batch = self._prepare_inputs(collate(self._validation[start : start + size]))
-                total += float(self._forward.summed_loss(self.model, batch))
-                learned += len(batch["targets"])
+                summed, figures = self._objective.loss(self._forward, self.model, batch)
+                total += float(summed)
+                items += self._objective.items(batch)
+                for name, value in figures.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
         self.model.train()
         self.ledger.evaluation_due = False
-        self._judge(step, total / max(learned, 1))
-        return {"eval_loss": total / max(learned, 1)}
+        told = self._told(sums, items)
+        self._judge(step, total / max(items, 1), {f"eval_{name}": value for name, value in told.items()})
+        return {"eval_loss": total / max(items, 1)}
 
     def stop(self) -> None:
         """End training after this step, with a checkpoint."""
         self.control.should_save = True
         self.control.should_training_stop = True
 
-    def _judge(self, step: int, eval_loss: float) -> None:
+    def _judge(self, step: int, eval_loss: float, figures: dict[str, float]) -> None:
         plan, ledger = self.plan, self.ledger
         if not math.isfinite(eval_loss):
             raise _not_a_number(step, self.args.learning_rate)
-        self._ctx.metrics(step, eval_loss=eval_loss, epoch=self.epoch)
+        self._ctx.metrics(step, eval_loss=eval_loss, **figures, epoch=self.epoch)
         self._validated = (step, eval_loss)
         if ledger.judge(step, eval_loss) and plan.keep_best:
             shutil.rmtree(self.best_weights, ignore_errors=True)
@@ -251,6 +270,8 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         if not all_finite(self.model):
             raise _not_a_number(step, self.args.learning_rate)
         self.ledger.unlogged_loss = float(self._tr_loss)
+        self.ledger.unlogged_figures = {name: float(value) for name, value in self._figures.items()}
+        self.ledger.unlogged_items = self._items
         measured = {"eval_loss": self._validated[1]} if self._validated and self._validated[0] == step else {}
         metrics = {**self._last_metrics, **measured}
         with self._off_the_clock():
@@ -286,13 +307,16 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
     def restore_unlogged_loss(self) -> None:
         """Take over the losses of steps that a resumed run had done and not yet reported."""
         self._tr_loss += self.ledger.unlogged_loss
+        sums = self.ledger.unlogged_figures.items()
+        self._figures = {name: torch.tensor(value, device=self.args.device) for name, value in sums}
+        self._items = self.ledger.unlogged_items
         self._globalstep_last_logged = self.ledger.logged_step
 
 
 class _Flow(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Decides after every step what follows. The trainer's own strategies, which act at interruptions too, are off."""
 
-    def __init__(self, trainer: SupervisedTrainer) -> None:
+    def __init__(self, trainer: RecipeTrainer) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
