@@ -8,10 +8,13 @@ from django import forms
 from django.forms.boundfield import BoundField
 from pydantic.fields import FieldInfo
 
+from project.contracts.runs import RECIPES, Recipe
 from training.engine.methods.lora import Lora
 from training.engine.methods_registry import METHODS, Method, in_order
 from training.engine.metrics_registry import METRICS
-from training.jobfile import SECTIONS, Defaults, JobFile
+from training.engine.recipes import evaluate
+from training.jobfile import PLACES, SECTIONS, Defaults, JobFile
+from training.planning import training_recipes
 
 # The form's field -> where it stands in the job file. What is not here has no place in the form.
 PATHS: dict[str, str] = {
@@ -47,6 +50,7 @@ PATHS: dict[str, str] = {
     "auto_deploy": "deployment.auto_deploy",
     **{name: f"limits.{name}" for name in ("time_limit", "memory_limit", "priority")},
 }
+USUAL = "sft"
 FIELDS = {path: name for name, path in PATHS.items()}
 TEXTS = ("name", "model_name", "target_modules", "evaluate_every", "checkpoint_every")
 
@@ -63,12 +67,19 @@ METHOD_FIELDS: dict[str, tuple[str, str]] = {
     for field in method.Settings.model_fields
     if field != "type"
 }
+# The form's field -> the recipe it belongs to, and what it is called in the job file's `objective`.
+OBJECTIVE_FIELDS: dict[str, tuple[str, str]] = {
+    f"{recipe.name}_{field}".replace("-", "_"): (recipe.name, field)
+    for recipe in training_recipes()
+    for field in recipe.Params.model_fields
+    if field not in PLACES
+}
 SHOWN_AT_ONCE = ("r", "alpha", "bits", "num_virtual_tokens", "block_size")  # the others are folded away
 ADVANCED = (
     *("gradient_accumulation_steps", "max_steps", "warmup_ratio", "weight_decay", "max_grad_norm", "optimizer"),
     *("scheduler", "precision", "packing", "gradient_checkpointing", "early_stopping"),
     *("patience", "save_best_model", "evaluate_every", "checkpoint_every", "keep_checkpoints", "logging_steps"),
-    *("seed", "validation_dataset", "evaluation_dataset", "limit", "auto_deploy", "recipe"),
+    *("seed", "validation_dataset", "evaluation_dataset", "limit", "auto_deploy"),
     *("time_limit", "memory_limit", "priority"),
 )
 _LABELS = {
@@ -83,6 +94,10 @@ _LABELS = {
     "dora": "Learn lengths apart (DoRA)",
     "init": "Begins with",
     "num_virtual_tokens": "Learned positions",
+    "beta": "Hold to the original (beta)",
+    "desirable_weight": "Weight of good answers",
+    "undesirable_weight": "Weight of bad answers",
+    "label_smoothing": "Wrong judgements (share)",
     "target_modules": "Layers",
     "hidden_size": "Width of the network",
     "projection": "Through a small network",
@@ -137,6 +152,18 @@ Choices = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
+class RecipeChoice:
+    """One recipe in the form: its radio button, its words, and its own fields."""
+
+    method: Recipe  # what has a label, as of a method
+    radio: str
+    chosen: bool
+    fields: list[BoundField]
+    summary: str
+    folded: tuple[BoundField, ...] = ()
+
+
+@dataclass(frozen=True)
 class MethodChoice:
     """One method in the form: its radio button, its words, and its own fields."""
 
@@ -183,6 +210,29 @@ class LaunchForm(forms.Form):
             self.fields[name] = _field(name, info, choices.get(name))
         for name, (method, field) in METHOD_FIELDS.items():
             self.fields[name] = _field(field, METHODS.get(method).Settings.model_fields[field], None)
+        for name, (recipe, field) in OBJECTIVE_FIELDS.items():
+            self.fields[name] = _field(field, RECIPES.get(recipe).Params.model_fields[field], None)
+
+    @property
+    def recipes(self) -> list[RecipeChoice]:
+        """Every recipe that trains, the usual one first."""
+        found = []
+        for widget in self["recipe"]:
+            name = str(widget.data["value"])
+            own = [self[field] for field, (owner, _) in OBJECTIVE_FIELDS.items() if owner == name]
+            chosen = str(self["recipe"].value()) == name
+            recipe = RECIPES.get(name)
+            words = f"{_first_sentence(recipe)} From {' or '.join(recipe.eats)} rows."
+            found.append(RecipeChoice(recipe, widget.tag(), chosen=chosen, fields=own, summary=words))
+        return found
+
+    @property
+    def recipe_label(self) -> str:
+        return next((one.method.label for one in self.recipes if one.chosen), "")
+
+    @property
+    def other_recipe_is_chosen(self) -> bool:
+        return str(self["recipe"].value()) != USUAL or "recipe" in self.errors
 
     @property
     def methods(self) -> list[MethodChoice]:
@@ -224,6 +274,13 @@ class LaunchForm(forms.Form):
             value = self.cleaned_data.get(name)
             if method == chosen and value not in (None, ""):
                 document.setdefault("method", {})[field] = _of_method(field, value)
+        recipe = document.get("recipe", USUAL)
+        for name, (owner, field) in OBJECTIVE_FIELDS.items():
+            value = self.cleaned_data.get(name)
+            if owner == recipe and value not in (None, ""):
+                document.setdefault("objective", {})[field] = value
+        if not _can_be_asked(recipe) and not document.get("evaluation", {}).get("dataset"):
+            document.get("evaluation", {}).pop("metrics", None)  # the form ticks some for rows with answers
         return document
 
     @property
@@ -235,6 +292,8 @@ class LaunchForm(forms.Form):
         for path, messages in errors.items():
             section, _, field = path.partition(".")
             own = _form_name(self._method, field) if section == "method" and field != "type" else ""
+            if section == "objective":
+                own = f"{self.cleaned_data.get('recipe') or USUAL}_{field}".replace("-", "_")
             name = own if own in self.fields else FIELDS.get(path) or FIELDS.get(path.rpartition(".")[0]) or section
             for message in messages:
                 if name in self.fields:
@@ -261,7 +320,7 @@ def _field(name: str, info: FieldInfo, choices: Choices | None) -> forms.Field:
     kind: dict[str, Any] = {"label": label, "help_text": help_text, "required": False}
     if name == "metrics":
         return Names(choices=choices or (), widget=forms.CheckboxSelectMultiple, **kind)
-    if name == "method":
+    if name in ("method", "recipe"):
         return forms.CharField(widget=forms.RadioSelect(choices=choices or ()), **kind)
     if info.annotation is bool:
         return forms.BooleanField(**kind)
@@ -282,13 +341,15 @@ def _initial(defaults: Defaults) -> dict[str, Any]:
     start = {name: schema_field(path).default for name, path in PATHS.items() if name != "method"}
     for name, (method, field) in METHOD_FIELDS.items():
         start[name] = METHODS.get(method).Settings.model_fields[field].default
+    for name, (recipe, field) in OBJECTIVE_FIELDS.items():
+        start[name] = RECIPES.get(recipe).Params.model_fields[field].default
     return {
         **{name: value for name, value in start.items() if isinstance(value, str | int | float)},
         "name": "",
         "base_model": "",
         "dataset": "",
         "method": "lora",
-        "recipe": "sft",
+        "recipe": USUAL,
         "r": defaults.lora_r,
         "alpha": defaults.lora_alpha,
         "dropout": defaults.lora_dropout,
@@ -312,7 +373,24 @@ def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
     for name, (method, field) in METHOD_FIELDS.items():
         if method == section.get("type") and (value := section.get(field)) is not None:
             values[name] = ", ".join(value) if isinstance(value, list | tuple) else value
+    objective = document.get("objective") or {}
+    for name, (recipe, field) in OBJECTIVE_FIELDS.items():
+        if recipe == document.get("recipe") and (value := objective.get(field)) is not None:
+            values[name] = value
     return values
+
+
+def _first_sentence(recipe: Recipe) -> str:
+    """What a recipe is for, in the words of its module."""
+    doc = " ".join((getattr(recipe, "__doc__", "") or "").split("\n\n")[0].split())
+    words = doc.partition(": ")[2] or doc
+    return words[:1].upper() + words[1:]
+
+
+def _can_be_asked(recipe: str) -> bool:
+    """Do the rows that the recipe learns from have questions, which an evaluation can ask?"""
+    known = {one.name: one for one in training_recipes()}
+    return recipe not in known or any(kind in evaluate.eats for kind in known[recipe].eats)
 
 
 class JobFileForm(forms.Form):

@@ -21,7 +21,8 @@ from registry.actions.references import resolve
 from registry.models import ModelVersion
 from training.complaints import Complaints
 from training.engine.metrics_registry import METRICS
-from training.engine.recipes import evaluate
+from training.engine.recipes import evaluate, sft
+from training.engine.settings import TrainParams
 from training.jobfile import Defaults, JobFile, recipe_params, settle
 
 T = TypeVar("T")
@@ -53,8 +54,9 @@ def defaults() -> Defaults:
 
 
 def training_recipes() -> list[Recipe]:
-    """The recipes that make models: those with a `method` among their parameters."""
-    return [recipe for recipe in RECIPES.all() if "method" in recipe.Params.model_fields]
+    """The recipes that make models, the usual one first."""
+    found = [recipe for recipe in RECIPES.all() if issubclass(recipe.Params, TrainParams)]
+    return sorted(found, key=lambda recipe: (recipe.name != sft.name, recipe.name))
 
 
 def find_training_recipe(name: str) -> Recipe:
@@ -84,6 +86,11 @@ def plan(config: JobFile, *, by: Actor) -> Plan:
     params = found.look("", lambda: recipe_params(settled, recipe.Params, recipe.name)) if recipe else None
     if base and data and recipe:
         found.wrong |= misfits(settled, recipe, base, [("data.dataset", data), ("data.validation_dataset", validation)])
+    if data and settled.evaluation.metrics and not held_out and data.row_kind not in evaluate.eats:
+        asked = " or ".join(evaluate.eats)
+        found.wrong["evaluation.metrics"] = [
+            f"can't be measured on {data.row_kind} rows; set evaluation.dataset to one with {asked} rows"
+        ]
     if base and held_out:
         found.wrong |= unanswerable(base, held_out, "evaluation.dataset")
     if found.wrong or not (base and data and recipe and params):

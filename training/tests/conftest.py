@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from datasets_app.models import Dataset, DatasetVersion
 from project.contracts.chat import Message
-from project.contracts.rows import ChatRow, CompletionRow, DatasetDigest, PromptRow, Row, row_hash
+from project.contracts.rows import ChatRow, CompletionRow, DatasetDigest, PreferenceRow, PromptRow, Row, row_hash
 from project.jobs import ending
 from project.jobs.models import Job, JobState
 from project.kernel import artifacts
@@ -44,6 +44,17 @@ def completions(count: int) -> list[Row]:
 
 def prompts(count: int) -> list[Row]:
     return [PromptRow(prompt=(Message(role="user", content=f"say {n}"),)) for n in range(count)]
+
+
+def pairs(count: int) -> list[Row]:
+    return [
+        PreferenceRow(
+            prompt=(Message(role="user", content=f"say {n}"),),
+            chosen=(Message(role="assistant", content=f"{n} it is"),),
+            rejected=(Message(role="assistant", content="no"),),
+        )
+        for n in range(count)
+    ]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from registry.models import ModelVersion
 from training.actions import finetunes
 from training.jobfile import parse
 from training.models import FineTune
-from training.tests.conftest import MakeData, completions, conversations, prompts
+from training.tests.conftest import MakeData, completions, conversations, pairs, prompts
 
 JobDocument = dict[str, Any]
 
@@ -107,7 +107,7 @@ def test_what_cannot_work_is_refused_at_its_field(
 
 
 def test_everything_wrong_is_said_at_once(cast: Cast, job_file: JobDocument) -> None:
-    changes = {"recipe": "dpo", "model": {"base_model": "nobody"}, "evaluation": {"metrics": ["x"], "dataset": "none"}}
+    changes = {"recipe": "ppx", "model": {"base_model": "nobody"}, "evaluation": {"metrics": ["x"], "dataset": "none"}}
     errors = refused(cast, job_file, **changes)
     assert set(errors) == {"model.base_model", "recipe", "evaluation.metrics", "evaluation.dataset"}
 
@@ -203,3 +203,21 @@ def test_a_version_s_number_can_be_named(cast: Cast, job_file: JobDocument, make
     assert FineTune.objects.get(job=launch(cast, job_file)).data_version == newer
     named = FineTune.objects.get(job=launch(cast, job_file, data={"dataset": f"{older}:1"}))
     assert named.data_version.number == 1
+
+
+def test_a_recipe_of_its_own_gets_its_own_settings(cast: Cast, job_file: JobDocument, make_data: MakeData) -> None:
+    make_data("judged", pairs(8))
+    document = {**job_file, "data": {"dataset": "judged"}, "evaluation": {}, "recipe": "dpo"}
+    job = launch(cast, document, objective={"beta": 0.3, "loss": "ipo"})
+    assert (job.recipe, job.params["beta"], job.params["loss"], job.params["label_smoothing"]) == ("dpo", 0.3, "ipo", 0)
+    assert job.params["learning_rate"] == pytest.approx(2e-5)  # a tenth of supervised fine-tuning's
+    assert refused(cast, document, objective={"gamma": 1}) == {
+        "objective.gamma": ["Unknown field. Known: beta, loss, label_smoothing."]
+    }
+    assert "objective.beta" in refused(cast, document, objective={"beta": -1})
+    assert "optimization.packing" in refused(cast, document, optimization={"packing": True})
+    [message] = refused(cast, {**document, "recipe": "sft"})["data.dataset"]
+    assert "has preference rows; recipe 'sft' learns from chat or completion rows" in message
+    split = {"dataset": "judged", "validation_split": 0.25}
+    [message] = refused(cast, document, data=split, evaluation={"metrics": ["f1"]})["evaluation.metrics"]
+    assert "can't be measured on preference rows" in message

@@ -1,5 +1,6 @@
 """The pages: the launch form, a pasted job file, evaluations and two of them side by side."""
 
+import re
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from project.testing import Cast
 from registry.models import ModelVersion
 from training.engine.methods_registry import METHODS, in_order
 from training.models import Evaluation, FineTune
-from training.tests.conftest import MakeData, MakeEvaluation, conversations
+from training.tests.conftest import MakeData, MakeEvaluation, conversations, pairs
 
 NEW = "/training/new/"
 
@@ -82,6 +83,26 @@ def test_only_the_chosen_method_s_fields_count(cast: Cast, base: ModelVersion, d
     client.post(NEW, filled(page, name="adder", method="lora", bits="4", dora="on", target_modules="q_proj"))
     method = FineTune.objects.order_by("-id")[0].job.params["method"]
     assert (method["bits"], method["dora"], method["target_modules"]) == (4, True, ["q_proj"])
+
+
+def test_a_recipe_starts_from_the_form_with_its_own_fields(
+    cast: Cast, base: ModelVersion, data: DatasetVersion, make_data: MakeData
+) -> None:
+    """The metrics that the form ticks for rows with answers do not stand in the way."""
+    judged = make_data("judged", pairs(8))
+    client = cast.page("teammate")
+    changes = {"name": "better", "dataset": str(judged.pk), "recipe": "kto"}
+    answer = client.post(NEW, filled(open_form(client, base, data), **changes))
+    assert answer.status_code == 400 and "learns from unpaired rows" in answer.content.decode()
+    changes |= {"recipe": "dpo", "dpo_beta": "-3"}
+    answer = client.post(NEW, filled(open_form(client, base, data), **changes))
+    assert answer.status_code == 400 and "greater than 0" in answer.content.decode()
+    assert client.post(NEW, filled(open_form(client, base, data), **{**changes, "dpo_beta": "0.4"})).status_code == 302
+    job = Job.objects.get()
+    assert (job.recipe, job.params["beta"], job.params["method"]["type"]) == ("dpo", 0.4, "lora")
+    assert FineTune.objects.get(job=job).config["evaluation"]["metrics"] == []
+    again = client.get(f"{NEW}?from={job.pk}").content.decode()
+    assert re.search(r'name="recipe" value="dpo"[^>]*checked', again) and 'value="0.4"' in again
 
 
 def test_the_methods_and_where_each_can_answer(cast: Cast) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from project.contracts.events import FailureClass
+from training.engine import finetuning
 from training.engine.fitting import smaller
 from training.engine.methods.full import Full
 from training.engine.methods.lora import Lora
@@ -34,9 +35,9 @@ def test_a_healed_run_may_go_on_from_its_checkpoints() -> None:
     params = SftParams(batch_size=8)
     less = smaller(params)
     assert less is not None
-    same = sft._plan(params, 100, "data").config_digest
-    assert sft._plan(less, 100, "data").config_digest == same
-    assert sft._plan(params.model_copy(update={"learning_rate": 1e-5}), 100, "data").config_digest != same
+    same = finetuning._plan(params, 100, "data").config_digest
+    assert finetuning._plan(less, 100, "data").config_digest == same
+    assert finetuning._plan(params.model_copy(update={"learning_rate": 1e-5}), 100, "data").config_digest != same
 
 
 def test_what_is_offered() -> None:

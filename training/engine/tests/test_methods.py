@@ -221,13 +221,13 @@ def test_a_learned_prompt_takes_room_in_the_context(run) -> None:
 )  # fmt: skip
 def test_runs_from_before_there_were_options_can_still_be_resumed(changes: dict[str, Any], digest: str) -> None:
     """Their checkpoints carry these digests, computed by the code of that time."""
-    from training.engine.recipes.sft import _plan
+    from training.engine.finetuning import _plan
 
     assert _plan(SftParams.model_validate(changes), 10, "d").config_digest == digest
 
 
 def test_an_option_makes_another_run() -> None:
-    from training.engine.recipes.sft import _plan
+    from training.engine.finetuning import _plan
 
     digests = {
         _plan(SftParams.model_validate({"method": {"type": "lora", **values}}), 10, "d").config_digest
