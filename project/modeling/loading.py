@@ -192,10 +192,7 @@ def _check_fit(model: "PreTrainedModel | PeftModel", adapter: Path) -> None:
     from peft import PeftModel
 
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    text = base.config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    opening = {text.hidden_size, 2 * text.num_hidden_layers * heads * head}  # a prompt's width, or a prefix's
+    opening = opening_widths(base)
     widths = {
         name.replace(".base_layer", ""): (module.out_features, module.in_features)
         for name, module in base.named_modules()
@@ -212,6 +209,14 @@ def _check_fit(model: "PreTrainedModel | PeftModel", adapter: Path) -> None:
         if shape is None or shape[side] != tensor.shape[side]:
             what = "has no such layer" if shape is None else f"has width {shape[side]} there"
             raise _foreign(f"it changes {name} {tensor.shape}, this model {what}")
+
+
+def opening_widths(base: "PreTrainedModel") -> tuple[int, int]:
+    """How wide a learned position before a row is in this model: as an embedding, and as keys and values."""
+    text = base.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return text.hidden_size, 2 * text.num_hidden_layers * heads * head
 
 
 def _foreign(why: str) -> UserError:

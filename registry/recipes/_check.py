@@ -48,12 +48,28 @@ def adapter(folder: Path, base: Path) -> None:
         raise UserError(f"The adapter does not fit this base model: {error}", field="base") from error
     wanted = {_plain(name): tuple(tensor.shape) for name, tensor in wrapped.state_dict().items()}
     for tensor in weights.tensors(folder):
-        if wanted.get(_plain(tensor.name)) != tensor.shape:
+        name = _plain(tensor.name)
+        if tensor.name == "prompt_embeddings":  # PEFT believes the width that the adapter's config names
+            fits = tensor.shape[-1] in loading.opening_widths(model)
+        else:
+            fits = _is_part(tensor.shape, wanted.get(name) or wanted.get(f"{name}.weight"), name)
+        if not fits:
             raise UserError(
                 f"The adapter was made for another base model: '{tensor.name}' does not fit.",
                 hint="Choose the base model that the adapter was trained on.",
                 field="base",
             )
+
+
+def _is_part(shape: tuple[int, ...], whole: tuple[int, ...] | None, name: str) -> bool:
+    """Is it the tensor the base has there? AdaLoRA leaves out ranks: rows of A, columns of B."""
+    if whole is None or len(shape) != len(whole):
+        return False
+    if name.endswith("lora_A") or name.endswith("lora_E"):
+        return shape[1:] == whole[1:] and shape[0] <= whole[0]
+    if name.endswith("lora_B"):
+        return shape[:1] == whole[:1] and shape[1] <= whole[1]
+    return shape == whole
 
 
 def skeleton(folder: Path) -> "PreTrainedModel":

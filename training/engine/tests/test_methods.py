@@ -16,6 +16,7 @@ from project.modeling.generate import generate_batch
 from project.modeling.loading import load_adapter, load_base, load_tokenizer
 from project.modeling.render import Rendered, render_row
 from project.modeling.tiny import make_tiny_model
+from registry.recipes import _check
 from registry.serving.engine.model import check_adapter
 from training.engine.components.forward import Forward
 from training.engine.components.rows import IGNORED, RenderedRows, collate, group
@@ -79,6 +80,7 @@ def test_a_method_learns_is_kept_answers_and_merges(run, base: Path, data: Path,
 
     if chosen.is_adapter:
         assert check_adapter(ran.artifact), "the serving engine takes it"
+        _check.adapter(ran.artifact, base)  # and so does an import
     if chosen.is_adapter and chosen.quantised_bits is None:
         if not chosen.merges:
             assert not hasattr(kept.base_model, "merge_and_unload")
@@ -236,7 +238,7 @@ def test_an_option_makes_another_run() -> None:
     assert len(digests) == len(METHODS.get("lora").variants)
 
 
-@pytest.mark.parametrize("method", ["prompt", "prefix"])
+@pytest.mark.parametrize("method", ["prompt", "prefix", "adalora", "ia3"])
 def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path, method: str) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -245,6 +247,9 @@ def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path, metho
     wide = load_base(make_tiny_model(tmp_path / "base")).config
     wide.hidden_size, wide.intermediate_size, wide.num_key_value_heads = 256, 384, 4
     other = AutoModelForCausalLM.from_config(wide)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="made for another base model"):
+        _check.adapter(tmp_path / "adapter", tmp_path / "other")
     with pytest.raises(UserError, match="made for another base model"):
         load_adapter(other, tmp_path / "adapter", "a")
 
