@@ -62,7 +62,7 @@ class MethodSettings(BaseModel):
 
     @property
     def quantised_bits(self) -> int | None:
-        """Bits of the frozen weights, None for whole numbers' formats."""
+        """Bits of the frozen weights; None: 16 or 32, as the run computes."""
         return None
 
     @property

@@ -1,6 +1,9 @@
 """Every method keeps the same contract: it learns, is kept, comes back bit by bit, answers, and merges if it says."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -266,6 +269,50 @@ def test_every_method_says_where_it_can_answer() -> None:
     assert served(settings("prompt"), "vllm")[0] == "no"
     assert served(settings("lora"), "vllm")[0] == "adapter"
     assert served(settings("lora", dora=True), "vllm")[0] == "merged"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("method", ["ia3", "prompt", "p-tuning"])
+def test_recomputing_activations_changes_no_number(run, method: str) -> None:
+    wanted = {**QUICK, "max_steps": 4, "method": {"type": method}, "learning_rate": 1e-2}
+    curves = [run("sft", {**wanted, "gradient_checkpointing": on}).curve("loss") for on in (True, False)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+
+
+PLUG_IN = '''
+from typing import Any, ClassVar, Literal
+from pydantic import Field
+from training.engine.methods_registry import MethodSettings
+name, label, prominent, order = "norms", "Norms only", False, 99
+variants = {"Norms only": {}}
+class Settings(MethodSettings):
+    """Train the norms between layers."""
+    rate: ClassVar[float] = 7.0
+    refuses: ClassVar[dict[str, str]] = {"packing": "it says so"}
+    type: Literal["norms"] = "norms"
+    strength: float = Field(1.0, gt=0, description="How much.")
+'''
+
+
+def test_one_new_file_adds_a_method(tmp_path: Path) -> None:
+    """Recipe, job file and learning rate know it at once, without a line elsewhere."""
+    package = tmp_path / "mine" / "methods"
+    package.mkdir(parents=True)
+    (package / "norms.py").write_text(PLUG_IN)
+    code = (
+        "from training.engine.methods_registry import METHODS\n"
+        "from training.engine.recipes.sft import SftParams\n"
+        "assert not METHODS.broken(), METHODS.broken()\n"
+        "params = SftParams.model_validate({'method': {'type': 'norms', 'strength': 2}})\n"
+        "assert (params.method.strength, params.method.rate) == (2, 7)\n"
+        "for wrong in ({'method': {'type': 'norms', 'strength': 0}}, {'method': {'type': 'norms'}, 'packing': True}):\n"
+        "    try: SftParams.model_validate(wrong)\n"
+        "    except ValueError: continue\n"
+        "    raise SystemExit(f'{wrong} was taken')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{tmp_path}", "TUNELOOP_EXTRA_METHODS": "mine.methods"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_setting_of_every_method_says_what_it_does() -> None:
