@@ -17,7 +17,6 @@ from datasets_app.validation import Validation
 
 WORTH_A_PROCESS = 8 * 1024**2  # bytes of data: below, checks take less than a second
 _AT_ONCE, _CHARACTERS_AT_ONCE = 1024, 4_000_000
-_SENT = ("number", "line", "data", "meta", "hash", "as_text", "left_out", "origin")
 
 
 @contextmanager
@@ -50,7 +49,12 @@ class Aside:
 
     def see(self, entry: Entry) -> None:
         """As `Validation.see`. Raises RuntimeError if the other process is gone or has failed."""
-        self._waiting.append(tuple(getattr(entry, name) for name in _SENT))
+        self._waiting.append(
+            (
+                *(entry.number, entry.line, entry.data, entry.meta, entry.hash),
+                *(entry.as_text, entry.left_out, entry.origin),
+            )
+        )
         self._characters += len(entry.data)
         if len(self._waiting) >= _AT_ONCE or self._characters >= _CHARACTERS_AT_ONCE:
             self._send("see", self._waiting)

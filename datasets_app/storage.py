@@ -35,6 +35,7 @@ SYNTHETIC = "synthetic"  # the key in `meta` of a row that a model or a machine 
 _GROUP_BYTES = 32 * 1024**2  # a row group is also closed by size: rows of megabytes exist
 _NUMBERS = {"number": "q", "characters": "q", "learned_characters": "q", "turns": "i", "given_key": "q"}
 _ENTRY = ("row", "meta", "hash")
+_NO_META = hashlib.sha256(b"{}").digest()
 _STATISTICS = ["number", "characters", "learned_characters", "turns"]
 
 
@@ -91,19 +92,24 @@ class RowsFile:
 
     def add(self, entry: Entry) -> None:
         self.rows += 1
-        row, meta = entry.data.encode(), entry.meta.encode()
-        total, learned, answer = measure(entry.texts)
+        row, meta, parts = entry.data.encode(), entry.meta.encode(), entry.texts
+        total, learned, answer = measure(parts)
         synthetic = is_synthetic(entry.meta)
         self._digest.add(entry.hash)
-        self._meta_digest.update(hashlib.sha256(meta).digest())
+        self._meta_digest.update(_NO_META if meta == b"{}" else hashlib.sha256(meta).digest())
         self.synthetic_rows += synthetic
         self._synthetic.append(synthetic)
-        short = (text.encode() for text in (entry.hash, answer, entry.origin))
-        for name, text in zip(("row", "meta", "hash", "answer", "origin"), (row, meta, *short), strict=True):
-            self._texts[name].append(text)
-        numbers = (self.rows, total, learned, len(entry.texts), entry.given_key)
-        for name, number in zip(_NUMBERS, numbers, strict=True):
-            self._numbers[name].append(number)
+        texts, numbers = self._texts, self._numbers
+        texts["row"].append(row)
+        texts["meta"].append(meta)
+        texts["hash"].append(entry.hash.encode())
+        texts["answer"].append(answer.encode())
+        texts["origin"].append(entry.origin.encode())
+        numbers["number"].append(self.rows)
+        numbers["characters"].append(total)
+        numbers["learned_characters"].append(learned)
+        numbers["turns"].append(len(parts))
+        numbers["given_key"].append(entry.given_key)
         self._bytes += len(row) + len(meta)
         if len(self._synthetic) >= GROUP_ROWS or self._bytes >= _GROUP_BYTES:
             self._flush()

@@ -80,7 +80,9 @@ def row_bytes(row: Row) -> bytes:
     return canonical_json(row.model_dump(mode="json", exclude_none=True))
 
 
-_PLAIN = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+_PLAIN = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False
+)
 
 
 def value_bytes(value: dict[str, Any]) -> bytes:
