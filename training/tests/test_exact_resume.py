@@ -62,6 +62,7 @@ WANTED = {
     "seed": 7,
 }
 SMALL = {"r": 4, "alpha": 8.0, "dropout": 0.1}  # of a method
+EVERYWHERE = ("lora", "full", "prompt")  # tried with every recipe, the others with sft alone: what differs is the same
 OTHERS = ("LoRA with PiSSA", "QLoRA, 4 bits", "Prefix tuning, projected")  # that are resumed in a way of their own
 
 
@@ -97,7 +98,8 @@ def methods_of(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
     for method in in_order():
         small = {name: value for name, value in SMALL.items() if name in method.Settings.model_fields}
         for number, (label, values) in enumerate(method.variants.items()):
-            if number == 0 or label in OTHERS:
+            rare = label in OTHERS or method.name not in EVERYWHERE
+            if (number == 0 or label in OTHERS) and (recipe.name == "sft" or not rare):
                 found.append((label, {"method": {"type": method.name, **small, **values}}))
     return found
 
