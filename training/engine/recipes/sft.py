@@ -1,6 +1,6 @@
-"""Supervised fine-tuning: learn the answers of conversations, with any of the methods (`training.engine.methods`).
+"""Supervised fine-tuning: learn the answers of conversations.
 
-Trained with TRL's SFTTrainer and PEFT on ids from `project.modeling.render`.
+With any of the methods (`training.engine.methods`), on ids from `project.modeling.render`, with TRL's SFTTrainer and PEFT.
 """
 
 from typing import Literal
