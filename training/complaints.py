@@ -79,6 +79,8 @@ def in_words(detail: ErrorDetails) -> str:
             return f"must be {_plain(limits['le'])} or less"
         case "string_too_long":
             return f"must be at most {limits['max_length']} characters"
+        case "too_short":
+            return f"must have at least {limits['min_length']} entries"
         case "too_long":
             return f"must have at most {limits['max_length']} entries"
         case "literal_error":

@@ -307,11 +307,11 @@ class LaunchForm(forms.Form):
 
 
 def _of_method(field: str, value: Any) -> Any:
-    """What was typed as the job file has it: layers as a list ('all-linear' and 'auto' stay), bits as a number."""
+    """What was typed as the job file has it: layers as a list ('all-linear' and 'auto' stay)."""
     if field == "target_modules":
         words = [word.strip() for word in value.split(",") if word.strip()]
         return words[0] if words in (["all-linear"], ["auto"]) else words
-    return int(value) if field == "bits" and value.isdecimal() and len(value) < 9 else value
+    return value
 
 
 def _field(name: str, info: FieldInfo, choices: Choices | None) -> forms.Field:

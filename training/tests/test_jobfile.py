@@ -111,6 +111,7 @@ def test_each_method_learns_at_its_own_rate(method: str, rate: float) -> None:
 
 def test_null_in_a_method_is_the_same_as_nothing() -> None:
     preferred = Defaults(lora_r=16)
+    assert parse({**SMALLEST, "method": {"bits": "4"}}) == parse({**SMALLEST, "method": {"bits": 4}})
     for method in ({}, {"r": None, "bits": None}, {"type": "lora", "alpha": None}):
         assert settle(parse({**SMALLEST, "method": method}), preferred, context=0).method.model_dump()["r"] == 16
     with pytest.raises(Invalid, match=r"method\.rank: Unknown field"):
@@ -172,6 +173,7 @@ def test_one_name_is_enough() -> None:
         ("method", {"r": 0}, "method.r: must be 1 or more"),
         ("method", {"bits": 3}, "method.bits: must be one of '4', '8'"),
         ("method", {"type": "ia3", "r": 8}, "method.r: Unknown field"),
+        ("method", {"type": "ia3", "target_modules": []}, "target_modules: must be 'auto' or must have at least 1"),
         ("method", {"type": "prefix", "num_virtual_tokens": 0}, "method.num_virtual_tokens: must be 1 or more"),
         ("method", {"type": "prefix", "projection": 3}, "method.projection: must be true or false"),
         ("method", {"type": "prefix", "num_virtual_tokens": True}, "num_virtual_tokens: must not be true or false"),

@@ -78,7 +78,7 @@ def test_only_the_chosen_method_s_fields_count(cast: Cast, base: ModelVersion, d
     page = open_form(client, base, data)
     changes = {"method": "prefix", "prefix_num_virtual_tokens": "7", "prefix_projection": "on", "r": "x", "bits": "4"}
     client.post(NEW, filled(page, name="adder", **changes))
-    wanted = {"type": "prefix", "num_virtual_tokens": 7, "projection": True}
+    wanted = {"type": "prefix", "num_virtual_tokens": 7, "projection": True, "init": "words"}
     assert FineTune.objects.get().config["method"] == wanted
     client.post(NEW, filled(page, name="adder", method="lora", bits="4", dora="on", target_modules="q_proj"))
     method = FineTune.objects.order_by("-id")[0].job.params["method"]

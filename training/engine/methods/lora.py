@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from training.engine.methods._layers import DROPOUT, RANK, WHICH, Layers, for_peft
@@ -24,6 +24,11 @@ variants: dict[str, dict[str, Any]] = {
 }
 
 
+def _as_number(value: Any) -> Any:
+    """'4' as 4, as for any other number."""
+    return int(value) if isinstance(value, str) and value in ("4", "8") else value
+
+
 class Lora(MethodSettings):
     """Train small matrices beside frozen weights: nearly the quality of full fine-tuning, a fraction of the memory."""
 
@@ -40,7 +45,7 @@ class Lora(MethodSettings):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description=DROPOUT)
     target_modules: Layers = Field("all-linear", description=WHICH)
-    bits: Literal[4, 8] | None = Field(
+    bits: Annotated[Literal[4, 8] | None, BeforeValidator(_as_number)] = Field(
         None,
         description="Hold the frozen weights in 8 or 4 bits (QLoRA): a half or a quarter of their memory, slower "
         "steps, slightly worse. Empty keeps 16 or 32.",
