@@ -82,7 +82,8 @@ class _Kept:
             self._shorten()
 
     def _shorten(self) -> None:
-        while (last := max(self._sizes)) > 0 and (self._total > BUDGET or last >= self.end):
+        # Empty where the first row that was read is too large by itself and not the first of the answer.
+        while (last := max(self._sizes, default=0)) > 0 and (self._total > BUDGET or last >= self.end):
             self.end = min(self.end, last)
             self._total -= self._sizes.pop(last)
             for found in self._sides:

@@ -97,6 +97,15 @@ def test_rows_that_fit_are_chosen_by_their_order_not_by_their_place(tmp_path: Pa
     assert [(a and a.number, b and b.number) for a, b in found_pairs] == [(1, None), (None, 2)]
 
 
+@pytest.mark.usefixtures("small")
+def test_a_row_over_the_budget_may_be_read_before_the_first_of_the_answer(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "version", rows_of(5000, 300, 300))
+    assert [row.number for row in portions.fitting(folder, [2, 1])] == [2]
+    assert [row.number for row in portions.fitting(folder, [3, 2, 1])] == [3, 2]
+    found = portions.fitting_pairs((folder, folder), [(None, 2), (1, None), (None, 3)])
+    assert [(old and old.number, new and new.number) for old, new in found] == [(None, 2)]
+
+
 def test_a_page_shortens_rows_and_says_so(cast: Cast) -> None:
     turns = [{"role": ("user", "assistant")[n % 2], "content": f"turn {n}."} for n in range(500)]
     texts = [{"role": "user", "content": "u" * 30_000}, {"role": "assistant", "content": "a" * 45_000}]
