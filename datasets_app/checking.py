@@ -67,7 +67,7 @@ class Aside:
         self._send("report", (list(bad_lines), bad_count, facts))
         try:
             failed, found = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             raise self._gone() from None
         if failed:
             raise RuntimeError(f"The checks failed: {found}")
@@ -79,7 +79,7 @@ class Aside:
             self._pipe.send((what, given))
         except OSError:
             if self._pipe.poll():  # it said why before it ended
-                with suppress(EOFError):
+                with suppress(EOFError, OSError):
                     raise RuntimeError(f"The checks failed: {self._pipe.recv()[1]}") from None
             raise self._gone() from None
 
@@ -99,17 +99,20 @@ class Aside:
 def _check(pipe: Connection, theirs: Connection) -> None:
     """The other process: sees what comes until the pipe is closed or the report is asked for."""
     theirs.close()  # our copy of it would keep the pipe open when its owner is gone
-    checks = Validation()
+    said: tuple[bool, Any]  # have they failed? The report, or why
     try:
+        checks = Validation()
         while True:
-            what, given = pipe.recv()
-            if what == "report":
-                pipe.send((False, checks.report(given[0], given[1], **given[2])))
+            try:
+                what, given = pipe.recv()
+            except (EOFError, OSError):
                 return
+            if what == "report":
+                said = False, checks.report(given[0], given[1], **given[2])
+                break
             for number, line, data, meta, digest, as_text, left_out, origin in given:
                 checks.see(Entry(number, line, None, None, data, meta, digest, as_text, None, left_out, origin))
-    except (EOFError, OSError):
-        return
     except Exception as error:
-        with suppress(OSError):
-            pipe.send((True, f"{type(error).__name__}: {error}"))
+        said = True, f"{type(error).__name__}: {error}"
+    with suppress(OSError):  # nobody is there any more
+        pipe.send(said)

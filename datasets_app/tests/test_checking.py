@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -41,27 +42,48 @@ def test_the_report_is_the_same(tmp_path: Path) -> None:
 
 def test_only_large_data_gets_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    before = psutil.Process().children()  # a search that another test has begun
     with checking.validation(1000) as small:
         assert isinstance(small, Validation)
     with checking.validation(checking.WORTH_A_PROCESS) as large:
         assert isinstance(large, Aside)
-    assert not psutil.Process().children()
+        assert len(psutil.Process().children()) == len(before) + 1
+    assert psutil.Process().children() == before
 
 
-@pytest.mark.parametrize("how", ["fails", "dies"])
+@pytest.mark.parametrize("how", ["fails", "lacks a file", "dies"])
 def test_checks_that_end_before_their_time_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     def broken(self: Validation, entry: Entry) -> None:
         if how == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise ValueError("no such thing")
+        raise FileNotFoundError("no such thing") if how == "lacks a file" else ValueError("no such thing")
 
     entries = rows(tmp_path)
     monkeypatch.setattr(Validation, "see", broken)
     aside = Aside()
     try:
-        with pytest.raises(RuntimeError, match="no such thing" if how == "fails" else "exit code -9"):
+        with pytest.raises(RuntimeError, match="exit code -9" if how == "dies" else "no such thing"):
             for entry in entries * 20:
                 aside.see(entry)
+            aside.report([], 0)
+    finally:
+        aside.close()
+
+
+def test_checks_that_are_killed_with_rows_unread_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aside = Aside()
+    send = aside._send
+
+    def then_kill(what: str, given: Any) -> None:
+        send(what, given)
+        if what == "report":
+            os.kill(aside._process.pid or 0, signal.SIGKILL)
+
+    monkeypatch.setattr(aside, "_send", then_kill)
+    os.kill(aside._process.pid or 0, signal.SIGSTOP)  # it reads nothing any more
+    try:
+        aside.see(rows(tmp_path, 1)[0])
+        with pytest.raises(RuntimeError, match="exit code -9"):
             aside.report([], 0)
     finally:
         aside.close()
