@@ -94,8 +94,8 @@ class EarlyStopping(_Section):
 
 
 class Optimization(_Section):
-    optimizer: Literal["adamw", "adafactor", "sgd"] = like("optimizer")
-    scheduler: Literal["cosine", "linear", "constant"] = like("scheduler")
+    optimizer: settings.Optimizer = like("optimizer")
+    scheduler: settings.Scheduler = like("scheduler")
     precision: Literal["auto", "fp32", "bf16"] = like("precision")
     packing: bool = like("packing")
     gradient_checkpointing: bool = like("gradient_checkpointing")

@@ -166,8 +166,20 @@ def _plan(params: TrainParams, groups: int, data_digest: str) -> "Plan":
 
 _CADENCE = {"checkpoint_every", "keep_checkpoints", "logging_steps"}  # may differ between a run and its resumption
 _MEMORY = {"batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}  # what `fitting.smaller` changes
-_OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}
-_SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+# Names that differ from those of transformers.
+_OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "lion": "lion_32bit"}
+_SCHEDULERS = {"constant": "constant_with_warmup"}
+
+
+def _schedule(scheduler: str, total_steps: int) -> dict[str, Any]:
+    """What a scheduler is told besides the steps."""
+    match scheduler:
+        case "cosine_with_min_lr":
+            return {"min_lr_rate": 0.1}
+        case "warmup_stable_decay":
+            return {"num_decay_steps": math.ceil(total_steps / 5)}
+        case _:
+            return {}
 
 
 def _arguments(params: TrainParams, plan: "Plan", ctx: RunContext) -> Any:
@@ -183,9 +195,10 @@ def _arguments(params: TrainParams, plan: "Plan", ctx: RunContext) -> Any:
         gradient_accumulation_steps=params.gradient_accumulation_steps,
         max_steps=plan.total_steps,
         learning_rate=params.learning_rate,
-        lr_scheduler_type=_SCHEDULERS[params.scheduler],
+        lr_scheduler_type=_SCHEDULERS.get(params.scheduler, params.scheduler),
+        lr_scheduler_kwargs=_schedule(params.scheduler, plan.total_steps),
         warmup_steps=math.ceil(params.warmup_ratio * plan.total_steps),
-        optim=_OPTIMIZERS[params.optimizer],
+        optim=_OPTIMIZERS.get(params.optimizer, params.optimizer),
         weight_decay=params.weight_decay,
         max_grad_norm=params.max_grad_norm,
         seed=params.seed,

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 else:
     AnyMethod = any_method()
 
+Optimizer = Literal[
+    "adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lion", "lion_8bit", "ademamix", "sgd"
+]  # fmt: skip
+Scheduler = Literal[
+    "cosine", "linear", "constant", "cosine_with_min_lr", "polynomial", "inverse_sqrt", "warmup_stable_decay"
+]  # fmt: skip
 # What a process that starts such runs imports in advance.
 PRELOAD = (
     *("training.engine.components.forward", "training.engine.components.model", "training.engine.components.trainer"),
@@ -74,11 +80,17 @@ class TrainParams(_Section):
         le=1_048_576,
         description="Tokens per row (or pack); longer rows are cut, which is counted. Memory grows with it.",
     )
-    optimizer: Literal["adamw", "adafactor", "sgd"] = Field(
-        "adamw", description="adamw is the safe choice; adafactor takes less memory in full fine-tuning; sgd the least."
+    optimizer: Optimizer = Field(
+        "adamw",
+        description="adamw is the safe choice. In full fine-tuning adamw_8bit takes a quarter of its memory, paged "
+        "lends from the host when a GPU is full, adafactor and sgd take less still. lion likes a third to a tenth of "
+        "the learning rate; ademamix remembers older gradients, for long runs.",
     )
-    scheduler: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="How the learning rate falls after the warm-up."
+    scheduler: Scheduler = Field(
+        "cosine",
+        description="How the learning rate falls after the warm-up: to 0 (cosine, linear, polynomial), to a tenth "
+        "(cosine_with_min_lr), slowly (inverse_sqrt), in the last fifth only (warmup_stable_decay), or not at all "
+        "(constant).",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",

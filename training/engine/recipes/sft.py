@@ -1,6 +1,6 @@
 """Supervised fine-tuning: learn the answers of conversations.
 
-With any of the methods (`training.engine.methods`), on ids from `project.modeling.render`, with TRL's SFTTrainer and PEFT.
+With any of the methods (`training.engine.methods`), on ids from `project.modeling.render`.
 """
 
 from typing import Literal

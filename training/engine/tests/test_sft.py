@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from project.modeling.loading import load_adapter, load_base, load_tokenizer
 from project.modeling.render import question
 from project.modeling.tiny import make_tiny_model
 from training.engine.recipes.sft import SftParams
+from training.engine.settings import Optimizer, Scheduler
 from training.engine.tests.conftest import Ran, chat, go, lessons
 
 QUICK = {"max_steps": 6, "batch_size": 4, "learning_rate": 1e-3}
@@ -343,3 +345,28 @@ def test_reading_a_recipe_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("optimizer", get_args(Optimizer))
+def test_every_optimizer_learns_and_resumes_exactly(run, start, optimizer: str) -> None:
+    rate = {"sgd": 0.5, "lion": 1e-3, "lion_8bit": 1e-3}.get(optimizer, 2e-3)
+    params = {"method": LORA, "max_steps": 12, "batch_size": 4, "learning_rate": rate, "optimizer": optimizer}
+    whole = run("sft", params)
+    losses = list(whole.curve("loss").values())
+    assert losses[-1] < 0.97 * losses[0]
+    stopped = start("sft", params, stop_at=("train", 5))
+    with pytest.raises(StopRequested):
+        go(stopped)
+    assert same(whole.artifact, run("sft", params, resume_from=stopped.checkpoint).artifact)
+
+
+@pytest.mark.parametrize("scheduler", get_args(Scheduler))
+def test_every_scheduler_falls_as_it_says(run, scheduler: str) -> None:
+    params = {"method": LORA, "max_steps": 20, "batch_size": 2, "learning_rate": 1e-3, "warmup_ratio": 0.1}
+    rates = list(run("sft", {**params, "scheduler": scheduler}).curve("learning_rate").values())
+    assert rates[2] == pytest.approx(max(rates)) and max(rates) == pytest.approx(1e-3)
+    last = {"constant": 1e-3, "cosine_with_min_lr": 1e-4, "inverse_sqrt": 3e-4, "warmup_stable_decay": 2e-4}
+    assert rates[-1] == pytest.approx(last.get(scheduler, 0), abs=1.5e-4)
+    if scheduler == "warmup_stable_decay":
+        assert rates[15] == pytest.approx(1e-3)
