@@ -7,6 +7,7 @@ Pure functions over parameters that have `batch_size`, `gradient_accumulation_st
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from annotated_types import Ge
 from pydantic import BaseModel
 
 from project.contracts.events import FailureClass
@@ -22,16 +23,23 @@ def smaller(params: P) -> P | None:
     """The same effective batch in less memory: a part of the micro-batch with more accumulation, at the end recomputed
     activations. None when nothing is left to divide.
 
-    The micro-batch is divided by its smallest divisor, so that 8 becomes 4 and 9 becomes 3.
+    The micro-batch is divided by its smallest divisor, so that 8 becomes 4 and 9 becomes 3; not below what
+    `batch_size` may be.
     """
     size, accumulation = params.batch_size, params.gradient_accumulation_steps  # type: ignore[attr-defined]
-    divisor = next((number for number in range(2, size + 1) if size % number == 0), None)
+    least = _least(params)
+    divisor = next((number for number in range(2, size + 1) if size % number == 0 and size // number >= least), None)
     if divisor is not None and accumulation * divisor <= MOST_ACCUMULATION:
         changes = {"batch_size": size // divisor, "gradient_accumulation_steps": accumulation * divisor}
         return params.model_copy(update=changes)
     if not params.gradient_checkpointing:  # type: ignore[attr-defined]
         return params.model_copy(update={"gradient_checkpointing": True})
     return None
+
+
+def _least(params: BaseModel) -> int:
+    limits = type(params).model_fields["batch_size"].metadata
+    return next((int(limit.ge) for limit in limits if isinstance(limit, Ge)), 1)  # type: ignore[call-overload]
 
 
 def remedies(

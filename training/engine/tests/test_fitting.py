@@ -7,7 +7,8 @@ from training.engine import finetuning
 from training.engine.fitting import smaller
 from training.engine.methods.full import Full
 from training.engine.methods.lora import Lora
-from training.engine.recipes import evaluate, sft
+from training.engine.recipes import evaluate, kto, sft
+from training.engine.recipes.kto import KtoParams
 from training.engine.recipes.sft import SftParams
 
 
@@ -54,3 +55,17 @@ def test_what_is_offered() -> None:
     assert sft.remedies(full, FailureClass.CRASH, "") == []
     fewer = evaluate.remedies(evaluate.EvaluateParams(batch_size=16), FailureClass.DEVICE_MEMORY, "")
     assert [each.params for each in fewer] == [evaluate.EvaluateParams(batch_size=8)]
+
+
+@pytest.mark.parametrize(
+    ("size", "becomes"),
+    [(8, (4, 2, False)), (6, (3, 2, False)), (4, (2, 2, False)), (3, (3, 1, True)), (2, (2, 1, True))],
+)
+def test_what_needs_rows_to_compare_keeps_two_of_them(size: int, becomes: tuple[int, int, bool]) -> None:
+    """A run that was healed is started again with its parameters, so these must be allowed."""
+    params = KtoParams(batch_size=size)
+    less = kto.smaller(params)
+    assert less is not None
+    assert (less.batch_size, less.gradient_accumulation_steps, less.gradient_checkpointing) == becomes
+    assert KtoParams.model_validate(less.model_dump()) == less
+    assert kto.remedies(params, FailureClass.DEVICE_MEMORY, "")[0].params == less
