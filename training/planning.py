@@ -26,6 +26,7 @@ from training.engine.settings import TrainParams
 from training.jobfile import Defaults, JobFile, recipe_params, settle
 
 T = TypeVar("T")
+CONVERSATIONS = (RowKind.CHAT, RowKind.PREFERENCE, RowKind.UNPAIRED)  # what only a chat template can write
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def misfits(
         if data is not None and data.row_kind not in recipe.eats:
             eaten = " or ".join(recipe.eats)
             wrong[field] = [f"{data} has {data.row_kind} rows; recipe '{recipe.name}' learns from {eaten} rows"]
-        elif data is not None and data.row_kind == RowKind.CHAT and not has_template(base):
+        elif data is not None and data.row_kind in CONVERSATIONS and not has_template(base):
             wrong["model.base_model"] = [no_template(base)]
     context, wanted = int(base.facts.get("context") or 0), config.hyperparameters.max_seq_length or 0
     virtual = config.method.virtual_tokens

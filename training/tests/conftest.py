@@ -11,7 +11,17 @@ from django.db.models.functions import Now
 
 from datasets_app.models import Dataset, DatasetVersion
 from project.contracts.chat import Message
-from project.contracts.rows import ChatRow, CompletionRow, DatasetDigest, PreferenceRow, PromptRow, Row, row_hash
+from project.contracts.rows import (
+    ChatRow,
+    CompletionRow,
+    DatasetDigest,
+    PreferenceRow,
+    PromptRow,
+    Row,
+    TextRow,
+    UnpairedRow,
+    row_hash,
+)
 from project.jobs import ending
 from project.jobs.models import Job, JobState
 from project.kernel import artifacts
@@ -55,6 +65,21 @@ def pairs(count: int) -> list[Row]:
         )
         for n in range(count)
     ]
+
+
+def thumbs(count: int) -> list[Row]:
+    return [
+        UnpairedRow(
+            prompt=(Message(role="user", content=f"say {n}"),),
+            completion=(Message(role="assistant", content=f"{n} it is" if n % 2 else "no"),),
+            label=bool(n % 2),
+        )
+        for n in range(count)
+    ]
+
+
+def texts(count: int) -> list[Row]:
+    return [TextRow(text=f"{n} it is, and {n} it stays") for n in range(count)]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from registry.models import ModelVersion
 from training.actions import finetunes
 from training.jobfile import parse
 from training.models import FineTune
-from training.tests.conftest import MakeData, completions, conversations, pairs, prompts
+from training.tests.conftest import MakeData, completions, conversations, pairs, prompts, texts, thumbs
 
 JobDocument = dict[str, Any]
 
@@ -127,6 +127,32 @@ def test_a_base_without_template_learns_completions_but_no_conversations(
     assert "has no chat template" in errors["model.base_model"][0]
     make_data("pairs", completions(5))
     assert launch(cast, job_file, model={"base_model": "plain"}, data={"dataset": "pairs"}).state == "queued"
+
+
+@pytest.mark.parametrize(("recipe", "rows"), [("dpo", pairs), ("orpo", pairs), ("kto", thumbs)])
+def test_judged_answers_are_conversations_too(
+    cast: Cast, job_file: JobDocument, speechless: ModelVersion, make_data: MakeData, recipe: str, rows: Any
+) -> None:
+    make_data("judged", rows(5))
+    wishes = {"recipe": recipe, "data": {"dataset": "judged"}}
+    errors = refused(cast, job_file, model={"base_model": "plain"}, **wishes)
+    assert "has no chat template" in errors["model.base_model"][0]
+    assert launch(cast, job_file, **wishes).state == "queued"
+
+
+def test_a_base_without_template_goes_on_with_texts(
+    cast: Cast, job_file: JobDocument, speechless: ModelVersion, make_data: MakeData
+) -> None:
+    make_data("texts", texts(5))
+    wishes = {"recipe": "pretrain", "data": {"dataset": "texts"}, "model": {"base_model": "plain"}}
+    assert launch(cast, job_file, **wishes).state == "queued"
+
+
+@pytest.mark.parametrize("value", [True, "much", float("nan")])
+def test_a_recipe_s_own_numbers_are_numbers(cast: Cast, job_file: JobDocument, make_data: MakeData, value: Any) -> None:
+    make_data("judged", pairs(5))
+    wishes = {"recipe": "dpo", "data": {"dataset": "judged"}}
+    assert "objective.beta" in refused(cast, job_file, **wishes, objective={"beta": value})
 
 
 def test_data_that_is_not_ready_is_refused(cast: Cast, job_file: JobDocument, data: DatasetVersion) -> None:
