@@ -310,6 +310,8 @@ def recipe_params(config: JobFile, params: type[BaseModel], recipe: str) -> Base
         if name not in own:
             known = f"Known: {', '.join(own)}." if own else f"Recipe '{recipe}' has no parameters of its own."
             wrong[f"objective.{name}"] = [f"Unknown field. {known}"]
+        elif isinstance(config.objective[name], bool) and params.model_fields[name].annotation is not bool:
+            wrong[f"objective.{name}"] = ["must not be true or false"]
     for name, place in PLACES.items():
         if name not in params.model_fields and not _is_default(config, place):
             wrong[place] = [f"recipe '{recipe}' does not use it"]
