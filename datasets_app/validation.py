@@ -10,7 +10,7 @@ judged by `grave`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from datasets_app.importing import Entry
 from datasets_app.reading import BadLine, excerpt
@@ -49,17 +49,22 @@ class Finding:
 
 
 class RowCheck(Protocol):
-    """What sees the rows. `findings` and `figures` are asked once, at the end."""
+    """What sees the rows. `findings` and `figures` are asked once, at the end. One may have `see_all` (`SeesMany`)."""
 
     def see(self, entry: Entry) -> None: ...
-
-    def see_all(self, entries: Sequence[Entry]) -> None:
-        """`see` for some rows in their order. Who can rule out most of them at once does it here."""
 
     def findings(self) -> Iterable[Finding]: ...
 
     def figures(self) -> Mapping[str, Any]:
         """JSON for the report under the check's name; empty for none."""
+
+
+@runtime_checkable
+class SeesMany(Protocol):
+    """A check that can rule out most rows at once."""
+
+    def see_all(self, entries: Sequence[Entry]) -> None:
+        """`see` for some rows in their order."""
 
 
 class Check:
@@ -128,9 +133,12 @@ class Validation:
 
     def _pass_on(self) -> None:
         waiting, self._waiting, self._characters = self._waiting, [], 0
-        if waiting:
-            for check in self._checks.values():
+        for check in self._checks.values() if waiting else ():
+            if isinstance(check, SeesMany):
                 check.see_all(waiting)
+            else:
+                for entry in waiting:
+                    check.see(entry)
 
     def report(self, bad_lines: Iterable[BadLine], bad_count: int, **facts: Any) -> dict[str, Any]:
         """The report as JSON: `summary`, `findings` (worst first), one entry per check with figures, and `facts`."""

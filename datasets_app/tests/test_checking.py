@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -16,7 +17,7 @@ from datasets_app.checking import Aside
 from datasets_app.importing import Entry, Importing, Options
 from datasets_app.reading import BadLine
 from datasets_app.tests.files import jsonl, write
-from datasets_app.validation import Validation
+from datasets_app.validation import CHECKS, Validation
 
 
 def rows(folder: Path, count: int = 3000) -> list[Entry]:
@@ -38,6 +39,33 @@ def test_the_report_is_the_same(tmp_path: Path) -> None:
         assert aside.report(bad, 1, format={"name": "jsonl"}) == here.report(bad, 1, format={"name": "jsonl"})
     finally:
         aside.close()
+
+
+class Longest:
+    """A check as a package may bring it: no base class, no more than is needed."""
+
+    name, label = "longest", "Longest row"
+
+    def __init__(self) -> None:
+        self._seen: list[int] = []
+
+    def see(self, entry: Entry) -> None:
+        self._seen.append(entry.number)
+
+    def findings(self) -> tuple[()]:
+        return ()
+
+    def figures(self) -> dict[str, Any]:
+        return {"seen": self._seen}
+
+
+def test_a_check_needs_no_more_than_to_see_rows_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = SimpleNamespace(name=Longest.name, label=Longest.label, Check=Longest)
+    monkeypatch.setattr(CHECKS, "all", lambda: [plugin])
+    checks = Validation()
+    for entry in rows(tmp_path, 1500):
+        checks.see(entry)
+    assert checks.report([], 0)["figures"] == {"longest": {"seen": list(range(1, 1501))}}
 
 
 def test_only_large_data_gets_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
