@@ -48,17 +48,22 @@ class Params(StepParams):
 
 
 def run(params: Params, rows: Iterator[Entry], ctx: StepContext) -> Iterator[Entry]:
-    by_hash: dict[str, list[tuple[Correction, Row | None]]] = {}
-    for correction in params.rows:
+    """A correction whose row is not there, because a step before changed it or the hash is another's, is noted."""
+    unused = set(range(len(params.rows)))
+    by_hash: dict[str, list[tuple[int, Correction, Row | None]]] = {}
+    for place, correction in enumerate(params.rows):
         row = None if correction.row is None else ROW.validate_python(correction.row)
-        by_hash.setdefault(correction.hash, []).append((correction, row))
+        by_hash.setdefault(correction.hash, []).append((place, correction, row))
 
     def change(entry: Entry) -> Entry | None:
-        for correction, row in by_hash.get(entry.hash, ()):
+        for place, correction, row in by_hash.get(entry.hash, ()):
             if correction.fits(entry):
+                unused.discard(place)
                 if row is not None and row.kind != entry.kind:
                     raise BadRow(f"a {entry.kind.value} row can't become a {row.kind.value} row by hand.")
                 return None if row is None else with_row(entry, row)
         return entry
 
-    return each(rows, ctx, change, field="rows", why="left out by hand")
+    yield from each(rows, ctx, change, field="rows", why="left out by hand")
+    if unused and not ctx.few:
+        ctx.note("corrections of rows that are not there", len(unused))

@@ -109,6 +109,15 @@ def test_the_step_changes_the_row_that_is_meant(tmp_path: Path) -> None:
         prepare(rows, chat, folder=tmp_path)
 
 
+def test_a_correction_whose_row_is_not_there_is_told(tmp_path: Path) -> None:
+    same = {"kind": "completion", "prompt": "a", "completion": "b"}
+    rows = [entry(same, 1), entry({**same, "prompt": "c"}, 2)]
+    given = [{"hash": rows[0].hash, "row": None}, {"hash": rows[1].hash, "number": 7}, {"hash": "0" * 64}]
+    found, preparation = prepare(rows, {"type": "correct", "rows": given}, folder=tmp_path)
+    assert of(found) == [("c", "b")]
+    assert preparation.tallies[0].notes == {"corrections of rows that are not there": 2}
+
+
 @pytest.mark.parametrize("row", [{"kind": "completion", "prompt": "a"}, {"kind": "poem"}, 7])
 def test_what_is_no_row_is_refused(row: Any) -> None:
     with pytest.raises(StepErrors):
