@@ -16,7 +16,7 @@ from datasets_app.preparing import chance
 from datasets_app.shapes import BadRow
 from datasets_app.storage import count, entries
 from datasets_app.synthesis.making import Making, WriterParams, copy_of, rows_file
-from datasets_app.synthesis.quality import HALF, fault_of
+from datasets_app.synthesis.quality import HALF, fault_of, has_half
 from datasets_app.synthesis.writing import Ask, Item, Journal, Written, answered
 from project.contracts.chat import Message
 from project.contracts.rows import RowKind
@@ -120,6 +120,9 @@ def _ask(params: Params, entry: Entry, text: str, number: int, copy: int) -> Ask
 
 
 def _back(text: str, translated: str) -> tuple[Message, ...]:
+    """The way back; none for what can't be sent, which is refused as it is."""
+    if has_half(translated):
+        return ()
     task = (
         "Translate the text below into the language of this sample, and write only the translation.\n"
         f"Sample: {text[:80]}"

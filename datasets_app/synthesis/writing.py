@@ -45,7 +45,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Ask:
-    """One question. `round` counts how often the same was asked before; `then` makes the next one of its answer."""
+    """One question. `round` counts how often it was asked before; `then` makes the next one of its answer, or none."""
 
     number: int
     messages: tuple[Message, ...]
@@ -196,8 +196,8 @@ def _answers(asks: Sequence[Ask], writer: Writer, journal: Journal) -> dict[int,
             written = journal.known(ask)
             assert written is not None  # noqa: S101  (the writer keeps one for each)
             found[ask.number] = written
-            if ask.then is not None and written.text.strip():
-                following.append(Ask(ask.number, ask.then(written.text), ask.round, ask.about))
+            if ask.then is not None and written.text.strip() and (messages := ask.then(written.text)):
+                following.append(Ask(ask.number, messages, ask.round, ask.about))
         asks = following
     return found
 

@@ -386,6 +386,18 @@ def test_what_no_row_can_hold_is_refused_with_its_reason(run: Run, server: ChatS
 
 
 @pytest.mark.parametrize("quality_filter", [True, False])
+def test_half_a_character_is_not_translated_back(run: Run, server: ChatServer, quality_filter: bool) -> None:
+    rows = [talk("Where is my parcel?", "Here."), talk("Hello there friend", "Hi.")]
+    answers = iter(["O\ud83d est-il ?", "Bonjour mon ami", "Good day to you, friend"])
+    server.answer = lambda body: next(answers)
+    ctx = run(
+        augment, server, rows, concurrency=1, manner="back_translation", through="French", quality_filter=quality_filter
+    )
+    assert made(ctx)[-1].value["messages"][0]["content"] == "Good day to you, friend"
+    assert report(ctx)["why"] == {"half a character, which no row can hold": 1}
+
+
+@pytest.mark.parametrize("quality_filter", [True, False])
 def test_half_a_character_never_becomes_a_row(run: Run, server: ChatServer, quality_filter: bool) -> None:
     answers = itertools.cycle(["Half \ud83d here", "A whole answer"])
     server.answer = lambda body: next(answers)
