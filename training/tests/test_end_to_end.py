@@ -18,7 +18,7 @@ from training import answers
 from training.actions import evaluations, finetunes
 from training.jobfile import parse
 from training.models import Evaluation, FineTune
-from training.tests.conftest import MakeData, conversations
+from training.tests.conftest import MakeData, completions, conversations, pairs, texts, thumbs
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LEARNING = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 4, "max_seq_length": 64}
@@ -102,6 +102,44 @@ def test_all_weights_can_be_trained(cast: Cast, job_file: dict[str, Any], base: 
         )
     )
     assert "learned these very rows" in measured.result["warnings"][0]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("recipe", "rows", "objective", "charted"),
+    [
+        ("dpo", pairs, {"beta": 0.3, "loss": "ipo"}, "reward_margin,eval_reward_margin"),
+        ("orpo", pairs, {}, "preference_accuracy,eval_preference_accuracy"),
+        ("kto", thumbs, {"desirable_weight": 1.5}, "kl,eval_kl"),
+        ("pretrain", texts, {}, "loss,eval_loss"),
+    ],
+)
+def test_every_recipe_is_launched_by_the_api_and_ends_as_an_evaluated_version(
+    cast: Cast, base: ModelVersion, make_data: MakeData, recipe: str, rows: Any, objective: Any, charted: str
+) -> None:
+    make_data("learned", rows(12))
+    held_out = make_data("held-out", completions(4))
+    document = {
+        "name": "adder", "recipe": recipe, "objective": objective,
+        "model": {"base_model": "tiny"}, "data": {"dataset": "learned", "validation_split": 0.25},
+        "hyperparameters": {**LEARNING, "learning_rate": 1e-3},
+        "evaluation": {"metrics": ["exact_match", "perplexity"], "dataset": "held-out"},
+    }  # fmt: skip
+    answer = cast.api("teammate").post("/api/v1/jobs/", document)
+    assert answer.status_code == 201, answer.content
+    job = ended(Job.objects.get(pk=answer.json()["id"]))
+    version = ModelVersion.objects.get(pk=job.result["model_version"])
+    assert (str(version), version.kind, version.base) == ("adder:1", "adapter", base)
+    assert (job.recipe, job.result["rows"], job.result["validation_rows"]) == (recipe, 9, 3)
+    assert version.config["objective"].items() >= objective.items()
+    page = cast.page("teammate").get(f"/jobs/{job.pk}/").content.decode()
+    told = cast.api("viewer").get(f"/api/v1/jobs/{job.pk}/metrics/").content.decode()
+    for name in charted.split(","):
+        assert name in page
+        assert f'"{name}"' in told
+    measured = ended(Job.objects.get(pk=job.result["evaluation_job"]))
+    evaluation = Evaluation.objects.get(pk=measured.result["evaluation"])
+    assert (evaluation.version, evaluation.data_version, evaluation.rows) == (version, held_out, 4)
 
 
 @pytest.mark.full
