@@ -1,18 +1,17 @@
 """Token lengths: how long the rows of a data set are for a base model, for rows without a loss mask of their own.
 
 A pair of answers is as long as its longer side, because each is rendered with the prompt; a row with a thumb is its
-prompt with its answer, a prompt what a model is given to answer it, a text its tokens and the end token. Conversations
-and completions have the preflight, which also knows what is learned. Inputs: `base` and `data`. Artifact:
-`views.jsonl`, the tokens of the first rows and of rows that something is wrong with.
+prompt with its answer, a prompt what a model is given to answer it, a text its tokens and the end token; texts are not
+cut, but learned in pieces. Conversations and completions have the preflight, which also knows what is learned. Inputs:
+`base` and `data`. Artifact: `views.jsonl`, the tokens of the first rows and of rows that something is wrong with.
 """
 
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from project.contracts.chat import Message
 from project.contracts.rows import PreferenceRow, PromptRow, Row, RowKind, TextRow, UnpairedRow
 from project.contracts.runs import RunContext, UserError
 from training.engine.recipes.preflight import VIEWS, PreflightParams, Seen, histogram, view
@@ -57,7 +56,8 @@ def run(params: PreflightParams, ctx: RunContext) -> None:
             lengths.append(seen.length)
             flags[seen.flag] += 1
             if seen.number <= params.first or (seen.flag and flags[seen.flag] <= params.of_each):
-                views.write(json.dumps(view(seen, rendered, tokenizer, most)) + "\n")
+                kept = most if seen.flag else seen.length
+                views.write(json.dumps(view(seen, rendered, tokenizer, kept)) + "\n")
             if seen.number % 256 == 0:
                 ctx.check_stop()
                 ctx.progress(seen.number, total, unit="row", phase="render")
@@ -81,27 +81,24 @@ def measured(
             for side, one in zip(("chosen", "rejected"), renderings, strict=True):
                 sides[side].append(len(one.ids))
         longest = max(renderings, key=lambda one: len(one.ids))
-        yield Seen(number, len(longest.ids), 0, 0, "too_long" if len(longest.ids) > most else ""), longest
+        cut = len(longest.ids) > most and not isinstance(row, TextRow)
+        yield Seen(number, len(longest.ids), 0, 0, "too_long" if cut else ""), longest
 
 
 def rendered(tokenizer: "PreTrainedTokenizerBase", row: Row) -> "Iterator[Rendered]":
-    """The row as token ids, of a pair both sides; nothing of it is marked as learned. Raises TemplateError."""
-    from project.modeling.render import Rendered, render
-
-    def ids(messages: Sequence[Message], tools: Any, *, ask: bool = False) -> list[int]:
-        unlearned = [message.model_copy(update={"weight": 0}) for message in messages]
-        return render(tokenizer, unlearned, tools=tools, add_generation_prompt=ask).ids
+    """The row as token ids, of a pair both sides, as training renders them; nothing of it is marked as learned. Raises
+    TemplateError."""
+    from project.modeling.render import Rendered, prompt_ids, render_row, text_ids
+    from training.engine.components.readings import JUDGED, PAIRS
 
     match row:
         case TextRow():
-            end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-            given = [[*tokenizer(row.text).input_ids, *end]]
+            given = text_ids(tokenizer, [row.text])
         case PromptRow():
-            given = [ids(row.prompt, row.tools, ask=True)]
-        case UnpairedRow():
-            given = [ids((*row.prompt, *row.completion), row.tools)]
-        case PreferenceRow():
-            given = [ids((*row.prompt, *row.chosen), row.tools), ids((*row.prompt, *row.rejected), row.tools)]
+            given = [prompt_ids(tokenizer, row.prompt, tools=row.tools)]
+        case UnpairedRow() | PreferenceRow():
+            reading = JUDGED if isinstance(row, UnpairedRow) else PAIRS
+            given = [render_row(tokenizer, one).ids for one in reading.conversations(row)]
         case _:
             raise UserError(f"A {row.kind} row has a preflight, which also knows what is learned.", field="data")
     for one in given:
@@ -111,12 +108,13 @@ def rendered(tokenizer: "PreTrainedTokenizerBase", row: Row) -> "Iterator[Render
 def summary(lengths: "array[int]", flags: "Counter[str]", sides: "dict[str, array[int]]", most: int) -> dict[str, Any]:
     """Counts of rows and tokens, how long rows are, and the mean length of both sides of pairs."""
     ordered = sorted(lengths)
+    lost = sum(max(length - most, 0) for length in ordered) if flags["too_long"] else 0
     pairs = {side: round(sum(found) / len(found), 1) for side, found in sides.items() if found}
     return {
         "rows": len(ordered),
         "tokens": sum(ordered),
-        "kept": sum(min(length, most) for length in ordered),
-        "lost_tokens": sum(max(length - most, 0) for length in ordered),
+        "kept": sum(ordered) - lost,
+        "lost_tokens": lost,
         "flags": {flag: flags[flag] for flag in FLAGS},
         "max_seq_length": most,
         "percentiles": {str(share): ordered[(len(ordered) - 1) * share // 100] for share in (50, 90, 95, 99, 100)}

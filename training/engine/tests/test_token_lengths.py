@@ -59,11 +59,15 @@ def test_rows_are_as_long_as_training_would_render_them(run: Any, base: Path, tm
     assert wanted[0] < LENGTH < wanted[1]
     assert (result["rows"], result["tokens"]) == (2, sum(wanted))
     assert (result["percentiles"]["50"], result["percentiles"]["100"]) == (wanted[0], wanted[1])
-    assert result["flags"] == {"refused": 0, "too_long": 1} and result["lost_tokens"] == wanted[1] - LENGTH
+    cut = int(kind != "text")  # texts are learned in pieces, to the last word
+    assert result["flags"] == {"refused": 0, "too_long": cut} and result["lost_tokens"] == cut * (wanted[1] - LENGTH)
+    assert result["kept"] == sum(wanted) - result["lost_tokens"]
     assert sum(bar["rows"] for bar in result["histogram"]) == 2
     views = [json.loads(line) for line in (ran.artifact / "views.jsonl").read_text().splitlines()]
-    assert [(view["length"], view["flag"]) for view in views] == [(wanted[0], ""), (wanted[1], "too_long")]
-    assert {kind for view in views for kind, _ in view["runs"]} == {"context", "lost"}
+    flag = "too_long" if cut else ""
+    assert [(view["length"], view["flag"]) for view in views] == [(wanted[0], ""), (wanted[1], flag)]
+    shown = {kind for view in views for kind, _ in view["runs"]}
+    assert shown == ({"context", "lost"} if cut else {"context"})
 
 
 def test_both_sides_of_pairs_are_measured(run: Any, base: Path, tmp_path: Path) -> None:
@@ -78,6 +82,21 @@ def test_what_the_template_refuses_is_counted(run: Any, tmp_path: Path) -> None:
     data = write_rows(ROWS["preference"], tmp_path / "pairs")
     ran = run("token_lengths", {}, base=plain, data=data)
     assert ran.result["flags"]["refused"] == 2 and ran.result["percentiles"]["100"] == 0
+
+
+@pytest.mark.parametrize("kind", ["preference", "unpaired"])
+def test_what_training_can_t_learn_is_counted_as_refused(run: Any, tmp_path: Path, kind: str) -> None:
+    """A template that puts something before answers when it asks for them, and not when they are there."""
+    thinking = make_tiny_model(tmp_path / "thinking")
+    (thinking / "chat_template.jinja").write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n(thinking){% endif %}"
+    )
+    data = write_rows(ROWS[kind], tmp_path / kind)
+    recipe = {"preference": "dpo", "unpaired": "kto"}[kind]
+    with pytest.raises(UserError, match="renders the prompt alone differently"):
+        run(recipe, {"max_steps": 1}, base=thinking, data=data)
+    assert run("token_lengths", {}, base=thinking, data=data).result["flags"]["refused"] == 2
 
 
 def test_conversations_have_a_preflight(run: Any, tmp_path: Path) -> None:
