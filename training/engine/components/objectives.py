@@ -116,9 +116,9 @@ class Judgements(Objective):
         for place in range(len(rows)):
             row, other = rows[place], rows[(place + 1) % len(rows)]
             ids = row.ids[: row.mask.index(1)]
-            answer = other.ids[other.mask.index(1) :]
+            begin = other.mask.index(1)
             both.append(row)
-            mixed = Rendered(ids + answer, [0] * len(ids) + [1] * len(answer)).cut(self.max_length)
+            mixed = Rendered(ids + other.ids[begin:], [0] * len(ids) + other.mask[begin:]).cut(self.max_length)
             both.append(mixed if mixed.learned > mixed.mask[0] else row)
         return both
 

@@ -187,6 +187,8 @@ def test_lessons_are_the_answers_of_their_rows(base: Path, read: Any) -> None:
     assert both.tags == judged.tags and list(both)[::2] == list(judged)
     first, second = tokenizer.decode(both[1].ids), tokenizer.decode(judged[1].ids)
     assert "key 0" in first and first.endswith(second.partition("assistant")[2])
+    for mixed, other in ((both[1], judged[1]), (both[7], judged[0])):  # of the other answer the same tokens count
+        assert mixed.mask[-(len(other.ids) - other.mask.index(1)) :] == other.mask[other.mask.index(1) :]
     with pytest.raises(UserError, match="One row is not enough"):
         Judgements(0.1, 1, 1, 512).arranged(judged[:1])
 
