@@ -325,6 +325,12 @@ def recipe_params(config: JobFile, params: type[BaseModel], recipe: str) -> Base
         raise Invalid(errors={place_of(path): messages for path, messages in found.items()}) from None
 
 
+def with_objective(config: JobFile, params: BaseModel) -> JobFile:
+    """`config` with all of the recipe's own parameters, as it understood them."""
+    own = {name: value for name, value in params.model_dump(mode="json").items() if name not in PLACES}
+    return config.model_copy(update={"objective": own})
+
+
 def _offered(config: JobFile) -> dict[str, Any]:
     """Every parameter a recipe may ask for, by its name there."""
     hyper, optimization = config.hyperparameters.model_dump(), config.optimization.model_dump()

@@ -23,7 +23,7 @@ from training.complaints import Complaints
 from training.engine.metrics_registry import METRICS
 from training.engine.recipes import evaluate, sft
 from training.engine.settings import TrainParams
-from training.jobfile import Defaults, JobFile, recipe_params, settle
+from training.jobfile import Defaults, JobFile, recipe_params, settle, with_objective
 
 T = TypeVar("T")
 CONVERSATIONS = (RowKind.CHAT, RowKind.PREFERENCE, RowKind.UNPAIRED)  # what only a chat template can write
@@ -96,7 +96,8 @@ def plan(config: JobFile, *, by: Actor) -> Plan:
         found.wrong |= unanswerable(base, held_out, "evaluation.dataset")
     if found.wrong or not (base and data and recipe and params):
         raise Invalid(errors=dict(sorted(found.wrong.items(), key=_reading_order)))
-    return Plan(_with_ids(settled, base, data, validation, held_out), recipe, params, base, data, validation, held_out)
+    complete = _with_ids(with_objective(settled, params), base, data, validation, held_out)
+    return Plan(complete, recipe, params, base, data, validation, held_out)
 
 
 _ORDER = tuple(JobFile.model_fields)

@@ -237,6 +237,10 @@ def test_a_recipe_of_its_own_gets_its_own_settings(cast: Cast, job_file: JobDocu
     job = launch(cast, document, objective={"beta": 0.3, "loss": "ipo"})
     assert (job.recipe, job.params["beta"], job.params["loss"], job.params["label_smoothing"]) == ("dpo", 0.3, "ipo", 0)
     assert job.params["learning_rate"] == pytest.approx(2e-5)  # a tenth of supervised fine-tuning's
+    typed = launch(cast, document, objective={"beta": "0.3", "loss": "ipo"})  # as forms send it
+    for one in (job, typed):
+        own = FineTune.objects.get(job=one).config["objective"]
+        assert own == {"beta": 0.3, "loss": "ipo", "label_smoothing": 0.0}
     assert refused(cast, document, objective={"gamma": 1}) == {
         "objective.gamma": ["Unknown field. Known: beta, loss, label_smoothing."]
     }
