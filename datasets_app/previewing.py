@@ -25,6 +25,7 @@ ROWS = 10
 MOST_ROWS = 100
 SECONDS = 20.0
 _OTHERS = 1000  # rows of another data set that take part
+_COMPARED = 100_000  # rows of one that is only compared with: a second or two
 _SHOWN = 20_000  # characters of a text in the answer
 _SHOWN_ROW = 100_000  # characters of a row, or of its other columns
 _SHOWN_PARTS = 100  # of a list, as that of the messages
@@ -94,11 +95,15 @@ def preview(request: Request) -> Answer:
     memory = _Memory()
     with tempfile.TemporaryDirectory() as scratch:
         try:
+            steps = parse(request.steps)
+            taken = {name for step in steps if step.takes_rows() for name in step.references()}
             preparation = Preparation(
-                parse(request.steps),
+                steps,
                 folder=Path(scratch),
                 seed=request.seed,
-                others=lambda reference: islice(entries(Path(request.others[reference])), _OTHERS),
+                others=lambda reference: islice(
+                    entries(Path(request.others[reference])), _OTHERS if reference in taken else _COMPARED
+                ),
                 observer=memory,
                 few=True,
                 most_rows=MOST_ROWS * _OTHERS,

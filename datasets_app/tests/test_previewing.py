@@ -37,6 +37,18 @@ def test_long_texts_are_cut_but_what_is_behind_them_counts(tmp_path: Path) -> No
     assert [row.changed for row in rows] == [True, False]
 
 
+def test_what_another_data_set_has_late_is_found_too(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with RowsFile(other / FILE) as file:
+        for entry in pairs(*((f"question {number}", "b") for number in range(1500)), ("c", "d")):
+            file.add(entry)
+    asked = request(tmp_path, {"type": "without", "data": "test:1"}).model_copy(
+        update={"others": {"test:1": str(other)}}
+    )
+    assert [(row.step, row.why) for row in preview(asked).rows] == [(0, ""), (1, "test:1 asks it too")]
+
+
 def test_a_long_answer_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(previewing, "_ANSWER", 1000)
     with pytest.raises(PreviewFailed, match="too long for a preview"):
