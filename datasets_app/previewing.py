@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ ROWS = 10
 MOST_ROWS = 100
 SECONDS = 20.0
 _OTHERS = 1000  # rows of another data set that take part
-_COMPARED = 100_000  # rows of one that is only compared with: a second or two
+_COMPARED = 100_000  # rows of one that is only compared with: a few seconds
+_LOOKED_AT = 32_000_000  # characters of either
 _SHOWN = 20_000  # characters of a text in the answer
 _SHOWN_ROW = 100_000  # characters of a row, or of its other columns
 _SHOWN_PARTS = 100  # of a list, as that of the messages
@@ -101,7 +103,7 @@ def preview(request: Request) -> Answer:
                 steps,
                 folder=Path(scratch),
                 seed=request.seed,
-                others=lambda reference: islice(
+                others=lambda reference: _first(
                     entries(Path(request.others[reference])), _OTHERS if reference in taken else _COMPARED
                 ),
                 observer=memory,
@@ -121,6 +123,16 @@ def preview(request: Request) -> Answer:
         if not row.after:
             row.step, row.why = memory.fates.get(number, (0, ""))
     return Answer(rows=list(shown.values()), steps=[tally.as_json() for tally in preparation.tallies])
+
+
+def _first(rows: Iterable[Entry], most: int) -> Iterator[Entry]:
+    """The first `most` rows, fewer of long ones."""
+    characters = 0
+    for entry in islice(rows, most):
+        yield entry
+        characters += len(entry.data)
+        if characters >= _LOOKED_AT:
+            return
 
 
 def _before(entry: Entry) -> Shown:
