@@ -95,7 +95,7 @@ class Corrections:
         mine = {number: found for number, found in self._mine.items() if number != str(stored.number)}
         if row != stored.row:
             mine[str(stored.number)] = {"hash": stored.hash, "row": row}
-        if len(mine) > MOST or len(json.dumps(mine)) > _LONGEST:
+        if len(mine) > MOST or len(json.dumps(mine, ensure_ascii=False)) > _LONGEST:
             raise invalid("rows", "These are too many corrections for one step. Save those that are there first.")
         self._store(mine)
 

@@ -161,7 +161,7 @@ def parse(value: Any) -> list[Step]:
         raise UserError("Add at least one step.", field="steps")
     if len(value) > MOST_STEPS:
         raise UserError(f"There are {len(value):,} steps; at most {MOST_STEPS} are done at once.", field="steps")
-    if len(json.dumps(value, default=str)) > _LONGEST_VALUE:
+    if len(json.dumps(value, default=str, ensure_ascii=False)) > _LONGEST_VALUE:
         raise UserError(f"The steps have more than {_LONGEST_VALUE:,} characters.", field="steps")
     steps: list[Step] = []
     errors: list[StepError] = []

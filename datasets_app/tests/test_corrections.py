@@ -81,6 +81,14 @@ def test_rows_that_are_not_there_and_too_many_corrections(cast: Cast, monkeypatc
     assert "Save those that are there first" in page(long, 400) and "x" * 400 in page(long, 400)
 
 
+def test_characters_count_as_one_in_every_script(cast: Cast) -> None:
+    version = ready_version(cast.actor("teammate"), "pairs", [{"prompt": "问题", "completion": "答" * 40_000}])
+    client = cast.page("teammate")
+    assert edit(client, version, 1, **{"text-0": "问题？"}).status_code == 302
+    assert client.post(url(version, "corrections/"), {"do": "save"}).status_code == 302
+    assert DatasetVersion.objects.get(parent=version).steps[0]["rows"][0]["row"]["prompt"] == "问题？"
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_text_of_every_kind_can_be_corrected(kind: str) -> None:
     row = json.loads(ROW.validate_python(KINDS[kind]).model_dump_json(exclude_none=True))
