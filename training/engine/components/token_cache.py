@@ -72,6 +72,7 @@ def _entry(
         "tokenizer": hashlib.sha256(backend.to_str().encode()).hexdigest(),
         "template": tokenizer.chat_template,
         "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
+        "split_special": bool(getattr(tokenizer, "split_special_tokens", False)),
         "max_length": max_length,
         "reading": reading.name,
         "libraries": [transformers.__version__, tokenizers.__version__, version("jinja2")],

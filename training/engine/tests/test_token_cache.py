@@ -71,6 +71,8 @@ def test_whatever_changes_the_tokens_is_another_entry(once: Once, mixed: Path, d
     once.tokenizer.chat_template += "{# said otherwise #}"
     assert not once(mixed)[1]
     assert len(once.entries) == 4
+    once.tokenizer.split_special_tokens = True  # is in no tokenizer.json
+    assert not once(mixed)[1]
 
 
 @pytest.mark.parametrize("harm", ["short", "flipped", "nonsense"])
