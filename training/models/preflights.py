@@ -6,6 +6,7 @@ from django.db import models
 from django.urls import reverse
 
 from datasets_app.preview import Bar, bars
+from project.contracts.rows import RowKind
 from project.kernel.models import WorkspaceObject
 from training.engine.recipes import preflight, token_lengths
 from training.engine.recipes.preflight import IS_LOST
@@ -45,8 +46,8 @@ class Preflight(WorkspaceObject):
 
     @property
     def mark(self) -> float | None:
-        """Where in the picture `max_seq_length` is, from 0 to 100; None where no row is longer."""
-        histogram = self.result.get("histogram", [])
+        """Where in the picture `max_seq_length` is, from 0 to 100; None where no row is longer, or none is cut."""
+        histogram = self.result.get("histogram", []) if self.cuts else []
         for place, bar in enumerate(histogram):
             if bar["from"] <= self.max_seq_length < bar["to"]:
                 inside = (self.max_seq_length - bar["from"]) / (bar["to"] - bar["from"])
@@ -67,6 +68,11 @@ class Preflight(WorkspaceObject):
     def has_mask(self) -> bool:
         """Does it know what is learned: are the rows conversations or completions?"""
         return self.data_version.row_kind in preflight.eats
+
+    @property
+    def cuts(self) -> bool:
+        """Would training cut long rows? Texts it learns in pieces."""
+        return self.data_version.row_kind != RowKind.TEXT
 
     @property
     def learned_share(self) -> float | None:
