@@ -1,7 +1,7 @@
 """From a job file to everything a run needs. Looks at all of it first, so that people hear every mistake at once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from django.conf import settings
@@ -20,6 +20,7 @@ from project.kernel.references import check_name
 from registry.actions.references import resolve
 from registry.models import ModelVersion
 from training.complaints import Complaints
+from training.engine import fitting
 from training.engine.metrics_registry import METRICS
 from training.engine.recipes import evaluate, sft
 from training.engine.settings import TrainParams
@@ -54,6 +55,13 @@ def defaults() -> Defaults:
     )
 
 
+def _preferred(recipe: Recipe | None) -> Defaults:
+    """`defaults`, as far as the recipe allows them."""
+    known = defaults()
+    least = fitting.least_batch(recipe.Params) if recipe else 1
+    return replace(known, batch_size=max(known.batch_size, least))
+
+
 def training_recipes() -> list[Recipe]:
     """The recipes that make models, the usual one first."""
     found = [recipe for recipe in RECIPES.all() if issubclass(recipe.Params, TrainParams)]
@@ -80,7 +88,7 @@ def plan(config: JobFile, *, by: Actor) -> Plan:
     found.wrong |= contradictions(config)
 
     context = int(base.facts.get("context") or 0) if base else 0
-    settled = settle(config, defaults(), context=context, rate=getattr(recipe, "rate", 1.0))
+    settled = settle(config, _preferred(recipe), context=context, rate=getattr(recipe, "rate", 1.0))
     found.look("model.name", lambda: check_name(settled.model.name or "", field="name"))
     if config.deployment.auto_deploy:
         access.require(by, "deployment.create", by.workspace)

@@ -27,7 +27,7 @@ def smaller(params: P) -> P | None:
     `batch_size` may be.
     """
     size, accumulation = params.batch_size, params.gradient_accumulation_steps  # type: ignore[attr-defined]
-    least = _least(params)
+    least = least_batch(type(params))
     divisor = next((number for number in range(2, size + 1) if size % number == 0 and size // number >= least), None)
     if divisor is not None and accumulation * divisor <= MOST_ACCUMULATION:
         changes = {"batch_size": size // divisor, "gradient_accumulation_steps": accumulation * divisor}
@@ -37,8 +37,9 @@ def smaller(params: P) -> P | None:
     return None
 
 
-def _least(params: BaseModel) -> int:
-    limits = type(params).model_fields["batch_size"].metadata
+def least_batch(params: type[BaseModel]) -> int:
+    """The smallest `batch_size` that these parameters allow."""
+    limits = params.model_fields["batch_size"].metadata
     return next((int(limit.ge) for limit in limits if isinstance(limit, Ge)), 1)  # type: ignore[call-overload]
 
 

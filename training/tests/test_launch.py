@@ -140,6 +140,18 @@ def test_judged_answers_are_conversations_too(
     assert launch(cast, job_file, **wishes).state == "queued"
 
 
+def test_an_installation_that_prefers_single_rows_compares_two(
+    cast: Cast, job_file: JobDocument, make_data: MakeData, settings: Any
+) -> None:
+    settings.DEFAULT_BATCH_SIZE = 1
+    make_data("judged", thumbs(5))
+    wishes = {"recipe": "kto", "data": {"dataset": "judged"}}
+    assert launch(cast, job_file, **wishes).params["batch_size"] == 2
+    wished = {"hyperparameters": {"batch_size": 1}}
+    assert "hyperparameters.batch_size" in refused(cast, job_file, **wishes, **wished)
+    assert launch(cast, job_file).params["batch_size"] == 1
+
+
 def test_a_base_without_template_goes_on_with_texts(
     cast: Cast, job_file: JobDocument, speechless: ModelVersion, make_data: MakeData
 ) -> None:
