@@ -6,6 +6,7 @@ And brings data: drops a file, maps columns by keyboard, prepares, corrects a ro
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from playwright.sync_api import (
     Browser,
     BrowserContext,
     ConsoleMessage,
+    Error,
     Page,
     Request,
     Route,
@@ -241,6 +243,33 @@ def test_a_dropped_file_goes_on_after_the_connection_was_lost(
     page.get_by_role("button", name="Import").click()
     page.wait_for_url("**/dataset-versions/**")
     expect(page.get_by_role("heading", level=1)).to_contain_text("dropped:1")
+
+
+def test_a_file_that_was_given_up_while_it_is_looked_at_stays_given_up(
+    product: Product, owner: User, context: BrowserContext
+) -> None:
+    page, held = context.new_page(), list[Route]()
+
+    def hold(route: Route, request: Request) -> None:
+        if request.method == "POST":
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/datasets/new/", hold)
+    page.goto(f"{product.url}/datasets/new/")
+    page.evaluate(DROP, ["[data-dropzone]", LINE, 10])
+    expect(page.locator("[data-said]")).to_have_text("Looking at the file…")
+    while not held:
+        page.wait_for_timeout(50)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_label("File", exact=True)).to_be_attached()
+    answer = held[0].fetch()
+    with suppress(Error):  # nobody waits for it any more
+        held[0].fulfill(response=answer)
+    page.evaluate("() => fetch(location.href).then((answer) => answer.text())")  # by now it has come
+    expect(page.locator("[name=upload]")).to_have_count(0)
+    expect(page.get_by_label("File", exact=True)).to_be_attached()
 
 
 def test_a_file_is_uploaded_and_its_columns_mapped_by_keyboard(

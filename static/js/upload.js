@@ -54,7 +54,7 @@ class Uploads {
         upload.arrived = await this.chunk(file, upload.begun, upload.arrived, mine);
         this.progress(upload.arrived, file.size);
       }
-      await this.look(upload.begun.upload);
+      await this.look(upload.begun.upload, mine.signal);
       this.sending = null;
     } catch (error) {
       if (mine.signal.aborted) return; // another file was chosen, or this one given up
