@@ -1,14 +1,17 @@
 """Checks beside the reading: a `Validation` in a process of its own, so that a large import uses two cores. Pure.
 
 Rows are sent through a pipe in portions; who sends faster than the checks can see waits. The process ends when its pipe
-is closed, and so whenever the one that started it is gone.
+is closed, and so whenever the one that started it is gone. It is a new one, not a fork: a fork of a process whose
+libraries have threads may wait for a lock that nobody gives back.
 """
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any
 
 from datasets_app.importing import Entry
@@ -36,11 +39,14 @@ class Aside:
     """A `Validation` in another process. Close it whatever happens."""
 
     def __init__(self) -> None:
-        context = get_context("fork")  # nothing has to be imported anew
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_check, args=(theirs, self._pipe), daemon=True)
-        self._process.start()
-        theirs.close()
+        self._pipe, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "datasets_app.checking", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                cwd=Path(__file__).resolve().parent.parent,
+                pass_fds=[theirs.fileno()],
+            )
         self._begin()
 
     def _begin(self) -> None:
@@ -84,21 +90,22 @@ class Aside:
             raise self._gone() from None
 
     def _gone(self) -> RuntimeError:
-        self._process.join(5)
-        return RuntimeError(f"The process that checks the rows has ended (exit code {self._process.exitcode}).")
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        return RuntimeError(f"The process that checks the rows has ended (exit code {self._process.returncode}).")
 
     def close(self) -> None:
         """End the other process."""
         self._pipe.close()
-        self._process.join(5)
-        if self._process.is_alive():
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
 
 
-def _check(pipe: Connection, theirs: Connection) -> None:
+def main(pipe: Connection) -> None:
     """The other process: sees what comes until the pipe is closed or the report is asked for."""
-    theirs.close()  # our copy of it would keep the pipe open when its owner is gone
     said: tuple[bool, Any]  # have they failed? The report, or why
     try:
         checks = Validation()
@@ -116,3 +123,7 @@ def _check(pipe: Connection, theirs: Connection) -> None:
         said = True, f"{type(error).__name__}: {error}"
     with suppress(OSError):  # nobody is there any more
         pipe.send(said)
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])))

@@ -81,17 +81,12 @@ def test_only_large_data_gets_a_process(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("how", ["fails", "lacks a file", "dies"])
 def test_checks_that_end_before_their_time_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    def broken(self: Validation, entry: Entry) -> None:
-        if how == "dies":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise FileNotFoundError("no such thing") if how == "lacks a file" else ValueError("no such thing")
-
-    entries = rows(tmp_path)
-    monkeypatch.setattr(Validation, "see", broken)
+    monkeypatch.setenv("TUNELOOP_EXTRA_CHECKS", "datasets_app.tests.breaking_checks")
+    monkeypatch.setenv("BREAKING", how)
     aside = Aside()
     try:
         with pytest.raises(RuntimeError, match="exit code -9" if how == "dies" else "no such thing"):
-            for entry in entries * 20:
+            for entry in rows(tmp_path) * 20:
                 aside.see(entry)
             aside.report([], 0)
     finally:
@@ -105,10 +100,10 @@ def test_checks_that_are_killed_with_rows_unread_are_said(tmp_path: Path, monkey
     def then_kill(what: str, given: Any) -> None:
         send(what, given)
         if what == "report":
-            os.kill(aside._process.pid or 0, signal.SIGKILL)
+            os.kill(aside._process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(aside, "_send", then_kill)
-    os.kill(aside._process.pid or 0, signal.SIGSTOP)  # it reads nothing any more
+    os.kill(aside._process.pid, signal.SIGSTOP)  # it reads nothing any more
     try:
         aside.see(rows(tmp_path, 1)[0])
         with pytest.raises(RuntimeError, match="exit code -9"):
