@@ -4,6 +4,7 @@ Losses and figures are sums over the items of the batch (learned tokens, pairs o
 how a step is cut into batches. Figures carry no gradient.
 """
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from training.engine.components.rows import Groups, RenderedRows, collate
 Batch = dict[str, Any]
 
 
-class Objective:
-    """What is minimised: override what differs. `loss` and `items` must be."""
+class Objective(ABC):
+    """What is minimised: override what differs."""
 
     needs_reference: ClassVar[bool] = False  # what the model says of each row before it is trained: `Groups.reference`
 
@@ -30,12 +31,13 @@ class Objective:
         """The rows that it compares, made of those that were read."""
         return rows
 
+    @abstractmethod
     def items(self, batch: Batch) -> int:
         """What the loss is a sum over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, forward: Forward, model: Any, batch: Batch) -> tuple[torch.Tensor, Figures]:
-        raise NotImplementedError
+        """The loss of the batch, and its figures."""
 
     def told(self, means: Mapping[str, float]) -> dict[str, float]:
         """The figures that are charted, of their means over the items."""

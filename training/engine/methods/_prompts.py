@@ -1,8 +1,11 @@
 """What methods share that put learned positions before every row."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from pydantic import Field
+
+from training.engine.methods_registry import MethodSettings
 
 NO_PACKING = "rows of a pack would share the learned positions; unpacked batches have no padding either"
 HOW_MANY = (
@@ -12,6 +15,18 @@ HOW_MANY = (
 TARGETS: Mapping[str, str] = {"local": "", "hub": "as a PEFT folder"}  # vLLM has removed prompt adapters (vllm#20588)
 
 
-def how_many() -> int:
-    count: int = Field(20, ge=1, le=1024, description=HOW_MANY)
-    return count
+class LearnedPositions(MethodSettings):
+    """A method whose result stands before every row and can't be merged into the weights."""
+
+    merges: ClassVar[bool] = False
+    refuses: ClassVar[Mapping[str, str]] = {"packing": NO_PACKING}
+
+    num_virtual_tokens: int = Field(20, ge=1, le=1024, description=HOW_MANY)
+
+    @property
+    def virtual_tokens(self) -> int:
+        return self.num_virtual_tokens
+
+    @property
+    def adapter_targets(self) -> Mapping[str, str]:
+        return TARGETS

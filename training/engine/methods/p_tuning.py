@@ -1,13 +1,12 @@
 """P-tuning (https://arxiv.org/abs/2103.10385)."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from training.engine.methods import _prompts
-from training.engine.methods_registry import MethodSettings, Number
+from training.engine.methods_registry import Number
 
 name = "p-tuning"
 label = "P-tuning: a prompt learned by a network"
@@ -16,27 +15,16 @@ order = 60
 variants: dict[str, dict[str, Any]] = {"P-tuning": {}}
 
 
-class PTuning(MethodSettings):
+class PTuning(_prompts.LearnedPositions):
     """Learn a prompt through a small network that is thrown away afterwards: steadier than prompt tuning, and as small
     a result."""
 
-    merges: ClassVar[bool] = False
     rate: ClassVar[float] = 5.0
-    refuses: ClassVar[Mapping[str, str]] = {"packing": _prompts.NO_PACKING}
 
     type: Literal["p-tuning"] = "p-tuning"
-    num_virtual_tokens: int = _prompts.how_many()
     hidden_size: int = Field(
         256, ge=8, le=16384, description="Width of the network. Wider can express more; it is not kept."
     )
-
-    @property
-    def virtual_tokens(self) -> int:
-        return self.num_virtual_tokens
-
-    @property
-    def adapter_targets(self) -> Mapping[str, str]:
-        return _prompts.TARGETS
 
     def build(self, base: Path, *, device: str, number: Number, total_steps: int) -> Any:
         from peft import PromptEncoderConfig, TaskType

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from training.engine.methods import _prompts
-from training.engine.methods_registry import MethodSettings, Number
+from training.engine.methods_registry import Number
 
 name = "prefix"
 label = "Prefix tuning: learned keys and values"
@@ -16,11 +16,10 @@ order = 40
 variants: dict[str, dict[str, Any]] = {"Prefix tuning": {}, "Prefix tuning, projected": {"projection": True}}
 
 
-class Prefix(MethodSettings):
+class Prefix(_prompts.LearnedPositions):
     """Learn keys and values that every layer attends to before each row. The model itself stays untouched; steers
     stronger than a learned prompt, and can't be merged."""
 
-    merges: ClassVar[bool] = False
     rate: ClassVar[float] = 50.0
     refuses: ClassVar[Mapping[str, str]] = {
         "packing": _prompts.NO_PACKING,
@@ -29,7 +28,6 @@ class Prefix(MethodSettings):
     }
 
     type: Literal["prefix"] = "prefix"
-    num_virtual_tokens: int = _prompts.how_many()
     projection: bool = Field(
         False,
         description="Learn them through a small network: steadier on little data, many more weights in training, the "
@@ -40,14 +38,6 @@ class Prefix(MethodSettings):
         description="How the prefix begins: with what the model itself makes of random words (hardly disturbs it at "
         "first), or with random numbers (far off at first).",
     )
-
-    @property
-    def virtual_tokens(self) -> int:
-        return self.num_virtual_tokens
-
-    @property
-    def adapter_targets(self) -> Mapping[str, str]:
-        return _prompts.TARGETS
 
     def build(self, base: Path, *, device: str, number: Number, total_steps: int) -> Any:
         from peft import PrefixTuningConfig, TaskType

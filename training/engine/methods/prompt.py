@@ -1,13 +1,12 @@
 """Prompt tuning (https://arxiv.org/abs/2104.08691)."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from training.engine.methods import _prompts
-from training.engine.methods_registry import MethodSettings, Number
+from training.engine.methods_registry import Number
 
 name = "prompt"
 label = "Prompt tuning: a learned prompt"
@@ -16,28 +15,17 @@ order = 50
 variants: dict[str, dict[str, Any]] = {"Prompt tuning": {}}
 
 
-class Prompt(MethodSettings):
+class Prompt(_prompts.LearnedPositions):
     """Learn the embeddings of a prompt that stands before each row: kilobytes, the model untouched. Needs a high
     learning rate and many steps; strong on large models, weak on small ones."""
 
-    merges: ClassVar[bool] = False
     rate: ClassVar[float] = 150.0
-    refuses: ClassVar[Mapping[str, str]] = {"packing": _prompts.NO_PACKING}
 
     type: Literal["prompt"] = "prompt"
-    num_virtual_tokens: int = _prompts.how_many()
     init: Literal["vocabulary", "random"] = Field(
         "vocabulary",
         description="How the prompt begins: with the embeddings of random words (learns sooner) or random numbers.",
     )
-
-    @property
-    def virtual_tokens(self) -> int:
-        return self.num_virtual_tokens
-
-    @property
-    def adapter_targets(self) -> Mapping[str, str]:
-        return _prompts.TARGETS
 
     def build(self, base: Path, *, device: str, number: Number, total_steps: int) -> Any:
         from peft import PromptTuningConfig, PromptTuningInit, TaskType
